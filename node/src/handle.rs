@@ -1,0 +1,490 @@
+//! The seam: what HTTP, TCP and the page may ask of a node.
+//!
+//! A [`Handle`] is cheap to clone and never waits without a bound. Writes go to the driver if this node leads and one hop to the leader if
+//! not; reads come from the store once the wanted consistency is established. Nothing here touches the log or the disk.
+//!
+//! Before: `http`, `tcp`, `cli`. After: [`crate::driver`] (through a bounded queue), [`crate::peer`] (forwarding).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::kv::{Command, Outcome, Store, View};
+use crate::metrics::Metrics;
+use crate::options::NodeOptions;
+
+/// What a node knows of itself and its cluster, as of the driver's last turn.
+#[derive(Clone, Debug)]
+pub struct NodeState {
+    /// The role.
+    pub role: Role,
+    /// The term.
+    pub term: Term,
+    /// The leader, if known and a member.
+    pub leader: Option<Member>,
+    /// The cluster bound to, if any.
+    pub cluster: Option<ClusterId>,
+    /// The configuration in force; `None` on a blank node.
+    pub config: Option<SharedConfig>,
+    /// Commit index.
+    pub commit: Index,
+    /// Last index of the log.
+    pub last: Index,
+    /// Of each other member: as the leader sees it. Empty elsewhere.
+    pub peers: Vec<PeerState>,
+    /// Whether the node has caught up once since it started.
+    pub ready: bool,
+    /// Whether it was removed from its cluster.
+    pub removed: bool,
+    /// Whether writes are refused for lack of disk space.
+    pub disk_full: bool,
+}
+
+/// One other member as the leader sees it.
+#[derive(Clone, Debug)]
+pub struct PeerState {
+    /// Who.
+    pub id: NodeId,
+    /// The last index it holds durably.
+    pub durable: Index,
+    /// Since it was last heard from; `None` if never in this reign.
+    pub silent_for: Option<Duration>,
+    /// Whether that is within an election timeout.
+    pub live: bool,
+}
+
+/// How a write is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// Durable copies to wait for, if more than W.
+    pub copies: Option<usize>,
+    /// Whether a follower passes the write on to the leader.
+    pub forward: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { copies: None, forward: true }
+    }
+}
+
+/// An acknowledged write.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Written {
+    /// What the command led to.
+    pub outcome: Outcome,
+    /// The log index of the command: the revision of what it wrote.
+    pub revision: u64,
+    /// The term it was written in.
+    pub term: u64,
+    /// The copies, the leader's included, that held it durably when it was acknowledged.
+    pub copies: usize,
+}
+
+/// Why a write has no acknowledgement. All but [`WriteError::Unknown`] are certain: nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum WriteError {
+    /// No leader is known (or it was lost before it took the write).
+    #[error("no leader is known at the moment: try again")]
+    NoLeader,
+    /// This node does not lead and was asked not to forward.
+    #[error("this node does not lead{}", .leader.as_ref().map(|m| format!(": ask {}", m.http)).unwrap_or_default())]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Member>,
+    },
+    /// The cluster's first configuration is not held by every node yet.
+    #[error("the cluster is still forming: not every node has joined")]
+    Forming,
+    /// Fewer than W voters are in contact with the leader.
+    #[error("{live} of the {needed} copies that a write needs are in contact with the leader")]
+    NoQuorum {
+        /// In contact, the leader included.
+        live: usize,
+        /// W, or the copies asked for.
+        needed: usize,
+    },
+    /// The queue is full.
+    #[error("too many writes are under way: try again in a moment")]
+    Overloaded,
+    /// The disk is nearly full.
+    #[error("the disk is nearly full: deletes are still taken")]
+    NoSpace,
+    /// More copies were asked for than there are.
+    #[error("{wanted} copies were asked for, there are {voters}")]
+    TooManyCopies {
+        /// As asked for.
+        wanted: usize,
+        /// N.
+        voters: usize,
+    },
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+    /// The write was appended, but W copies were not confirmed: it may or may not have happened.
+    #[error("the write was appended but not confirmed ({0}): it may or may not take effect")]
+    Unknown(String),
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write acknowledged before the read began.
+    #[default]
+    Linearizable,
+    /// Sees whatever this node has applied.
+    Local,
+}
+
+/// Why a read cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum ReadError {
+    /// No leader is known that could confirm the read.
+    #[error("no leader is known at the moment: try again, or read with consistency=local")]
+    NoLeader,
+    /// This node does not lead and was asked not to go to the leader.
+    #[error("this node does not lead{}", .leader.as_ref().map(|m| format!(": ask {}", m.http)).unwrap_or_default())]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Member>,
+    },
+    /// The leader could not confirm in time that it still leads, or this node did not catch up in time.
+    #[error("the read could not be confirmed in time: try again, or read with consistency=local")]
+    Timeout,
+    /// Too many reads wait.
+    #[error("too many reads are under way: try again in a moment")]
+    Overloaded,
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// Why a change of configuration or leadership was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum ChangeError {
+    /// No leader is known.
+    #[error("no leader is known at the moment: try again")]
+    NoLeader,
+    /// The version given is not the one in force.
+    #[error("the configuration is at version {0} now: read it again and repeat the change")]
+    VersionMismatch(u64),
+    /// The change is not possible; the text says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The outcome is not known: leadership or time was lost on the way.
+    #[error("the outcome of the change is unknown ({0}): read the configuration again")]
+    Unknown(String),
+}
+
+/// What the driver is asked.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Append a command.
+    Write(WriteAsk),
+    /// Confirm leadership and name the index a read must see.
+    Barrier(oneshot::Sender<Result<Index, ReadError>>),
+    /// Change the configuration.
+    Change(Box<Change>, oneshot::Sender<Result<u64, ChangeError>>),
+    /// Hand leadership over.
+    Transfer(Option<NodeId>, oneshot::Sender<Result<(), ChangeError>>),
+    /// Campaign now.
+    Campaign(oneshot::Sender<Result<(), ChangeError>>),
+}
+
+/// One write on its way to the driver.
+#[derive(Debug)]
+pub(crate) struct WriteAsk {
+    /// The encoded command.
+    pub payload: Bytes,
+    /// Whether it frees space, and so is taken on a full disk.
+    pub frees_space: bool,
+    /// As in [`WriteOptions`].
+    pub copies: Option<usize>,
+    /// When the request arrived.
+    pub arrived: Instant,
+    /// Who waits.
+    pub reply: oneshot::Sender<Result<Written, WriteError>>,
+}
+
+/// Asks the leader on behalf of this node: implemented over the peer connections.
+pub(crate) trait Forward: Send + Sync {
+    /// Passes an encoded command on. The answer is `Unknown` unless it is certain that nothing was appended.
+    fn write(
+        &self,
+        to: NodeId,
+        payload: Bytes,
+        copies: Option<usize>,
+    ) -> oneshot::Receiver<Result<Written, WriteError>>;
+    /// Asks for the index a linearizable read must see.
+    fn barrier(&self, to: NodeId) -> oneshot::Receiver<Result<Index, ReadError>>;
+}
+
+/// What is shared by every clone of a [`Handle`].
+pub(crate) struct Shared {
+    pub options: NodeOptions,
+    pub id: NodeId,
+    pub incarnation: u64,
+    pub store: Store,
+    pub metrics: Arc<Metrics>,
+    pub state: ArcSwap<NodeState>,
+    pub applied: watch::Receiver<Index>,
+    pub asks: mpsc::Sender<Ask>,
+    pub forward: Arc<dyn Forward>,
+    pub stop: watch::Sender<bool>,
+}
+
+/// A node, as its faces see it.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A write that was handed in; resolves to its result. Dropping it does not withdraw the write.
+#[derive(Debug)]
+pub struct PendingWrite(Pending);
+
+#[derive(Debug)]
+enum Pending {
+    Known(Option<Result<Written, WriteError>>),
+    Asked(oneshot::Receiver<Result<Written, WriteError>>),
+}
+
+impl Future for PendingWrite {
+    type Output = Result<Written, WriteError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Pending::Known(result) => Poll::Ready(
+                result.take().unwrap_or_else(|| Err(WriteError::Unknown("polled after it was answered".into()))),
+            ),
+            // The driver and the forwarder answer everything they took, within the request timeout; a dropped sender means the node stops.
+            Pending::Asked(receiver) => Pin::new(receiver)
+                .poll(cx)
+                .map(|r| r.unwrap_or_else(|_| Err(WriteError::Unknown("the node stopped".into())))),
+        }
+    }
+}
+
+impl Handle {
+    /// The settings the node runs with.
+    #[must_use]
+    pub fn options(&self) -> &NodeOptions {
+        &self.shared.options
+    }
+
+    /// The identity of the node's disk.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    /// How often the node was started on this disk.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.shared.incarnation
+    }
+
+    /// The node's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// The node's data, as far as it has been applied.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Role, term, leader and configuration as of the driver's last turn.
+    #[must_use]
+    pub fn state(&self) -> Arc<NodeState> {
+        self.shared.state.load_full()
+    }
+
+    /// Whether this node leads, as of the driver's last turn.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.shared.state.load().role == Role::Leader
+    }
+
+    /// The highest index applied.
+    #[must_use]
+    pub fn applied(&self) -> Index {
+        *self.shared.applied.borrow()
+    }
+
+    /// Asks the node to stop in good order; it transfers leadership first.
+    pub fn request_stop(&self) {
+        self.shared.stop.send_replace(true);
+    }
+
+    /// Resolves when the node was asked to stop. Servers stop accepting then and end their connections.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.shared.stop.subscribe()
+    }
+
+    /// Hands a write in without waiting for it. Writes handed in one after the other by one task get their places in the log in that order.
+    #[must_use]
+    pub fn submit(&self, command: &Command, options: WriteOptions) -> PendingWrite {
+        let state = self.shared.state.load();
+        let refuse = |error| PendingWrite(Pending::Known(Some(Err(error))));
+        if let Some(wanted) = options.copies {
+            let voters = state.config.as_ref().map_or(0, |c| c.voters.len());
+            if state.config.is_some() && wanted > voters {
+                return refuse(WriteError::TooManyCopies { wanted, voters });
+            }
+        }
+        let payload = command.encode();
+        if state.role == Role::Leader {
+            self.shared.store.prefetch(command);
+            return PendingWrite(self.enqueue(payload, command.frees_space(), options.copies));
+        }
+        if !options.forward {
+            return refuse(WriteError::NotLeader { leader: state.leader.clone() });
+        }
+        match &state.leader {
+            Some(leader) => PendingWrite(Pending::Asked(self.shared.forward.write(leader.id, payload, options.copies))),
+            None => refuse(WriteError::NoLeader),
+        }
+    }
+
+    /// Hands in a command that another node forwarded, already encoded. Never forwarded again: one hop.
+    pub(crate) fn submit_forwarded(&self, payload: Bytes, copies: Option<usize>) -> PendingWrite {
+        let Some(command) = Command::decode(&payload) else {
+            return PendingWrite(Pending::Known(Some(Err(WriteError::NoLeader))));
+        };
+        self.shared.store.prefetch(&command);
+        PendingWrite(self.enqueue(payload, command.frees_space(), copies))
+    }
+
+    fn enqueue(&self, payload: Bytes, frees_space: bool, copies: Option<usize>) -> Pending {
+        let (reply, receiver) = oneshot::channel();
+        let ask = Ask::Write(WriteAsk { payload, frees_space, copies, arrived: Instant::now(), reply });
+        match self.shared.asks.try_send(ask) {
+            Ok(()) => Pending::Asked(receiver),
+            Err(mpsc::error::TrySendError::Full(_)) => Pending::Known(Some(Err(WriteError::Overloaded))),
+            Err(mpsc::error::TrySendError::Closed(_)) => Pending::Known(Some(Err(WriteError::Stopping))),
+        }
+    }
+
+    /// Writes and waits for the acknowledgement, at most the request timeout.
+    ///
+    /// # Errors
+    /// As [`WriteError`] says; only `Unknown` leaves the outcome open.
+    pub async fn write(&self, command: &Command, options: WriteOptions) -> Result<Written, WriteError> {
+        self.submit(command, options).await
+    }
+
+    /// Waits until a read from [`Handle::store`] has the wanted consistency and shows at least `min_revision`.
+    ///
+    /// # Errors
+    /// When that cannot be established within the request timeout.
+    pub async fn barrier(
+        &self,
+        consistency: Consistency,
+        forward: bool,
+        min_revision: Option<u64>,
+    ) -> Result<(), ReadError> {
+        let deadline = tokio::time::Instant::now() + self.shared.options.request_timeout;
+        let mut at_least = Index(min_revision.unwrap_or(0));
+        if consistency == Consistency::Linearizable {
+            let receiver = self.ask_barrier(forward)?;
+            let confirmed = tokio::time::timeout_at(deadline, receiver).await.map_err(|_| ReadError::Timeout)?;
+            at_least = at_least.max(confirmed.map_err(|_| ReadError::Stopping)??);
+        }
+        if self.applied() >= at_least {
+            return Ok(());
+        }
+        let mut applied = self.shared.applied.clone();
+        match tokio::time::timeout_at(deadline, applied.wait_for(|a| *a >= at_least)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopping),
+            Err(_) => Err(ReadError::Timeout),
+        }
+    }
+
+    fn ask_barrier(&self, forward: bool) -> Result<oneshot::Receiver<Result<Index, ReadError>>, ReadError> {
+        let state = self.shared.state.load();
+        if state.role == Role::Leader {
+            return self.enqueue_barrier();
+        }
+        if !forward {
+            return Err(ReadError::NotLeader { leader: state.leader.clone() });
+        }
+        let leader = state.leader.as_ref().ok_or(ReadError::NoLeader)?;
+        Ok(self.shared.forward.barrier(leader.id))
+    }
+
+    /// Asks this node's own driver, and no other, to confirm leadership.
+    pub(crate) fn enqueue_barrier(&self) -> Result<oneshot::Receiver<Result<Index, ReadError>>, ReadError> {
+        let (reply, receiver) = oneshot::channel();
+        self.shared.asks.try_send(Ask::Barrier(reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopping,
+        })?;
+        Ok(receiver)
+    }
+
+    /// A view of the data that stays the same while it is held; for listings. Hold it briefly.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.shared.store.view()
+    }
+
+    /// Changes the configuration (on the leader; admin requests are not forwarded) and waits until the change is committed. Returns the version then in
+    /// force.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says.
+    pub async fn change_config(&self, change: Change) -> Result<u64, ChangeError> {
+        self.ask(|reply| Ask::Change(Box::new(change), reply)).await
+    }
+
+    /// Hands leadership to a voter and waits until another node leads.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<(), ChangeError> {
+        self.ask(|reply| Ask::Transfer(to, reply)).await
+    }
+
+    /// Makes this node campaign: a failover by hand. Returns when it leads.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says.
+    pub async fn campaign(&self) -> Result<(), ChangeError> {
+        self.ask(Ask::Campaign).await
+    }
+
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, ChangeError>>) -> Ask,
+    ) -> Result<T, ChangeError> {
+        let (reply, receiver) = oneshot::channel();
+        let sent = self.shared.asks.try_send(make(reply));
+        sent.map_err(|_| ChangeError::Refused("too many requests are under way: try again in a moment".into()))?;
+        match tokio::time::timeout(self.shared.options.request_timeout, receiver).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChangeError::Unknown("the node stopped".into())),
+            Err(_) => Err(ChangeError::Unknown("no answer in time".into())),
+        }
+    }
+}
+
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> WriteError {
+        match refusal {
+            Refusal::Forming => WriteError::Forming,
+            Refusal::NoQuorum { live, needed } => WriteError::NoQuorum { live, needed },
+            _ => WriteError::NoLeader,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Stub.
+
+/// Stub.
+pub struct Network;

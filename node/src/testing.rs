@@ -1,0 +1,108 @@
+//! A node without a log for the unit tests of its faces: whatever is handed in is applied at once, by a task in the driver's place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorum::{Config, Index, Member, NodeId, Role, Term};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+use crate::kv::Store;
+use crate::metrics::Metrics;
+use crate::options::NodeOptions;
+
+/// The member named `node<n>`, with made-up addresses.
+pub(crate) fn member(n: u16) -> Member {
+    Member {
+        id: NodeId(u128::from(n)),
+        name: format!("node{n}"),
+        peer: format!("127.0.0.1:{}", 7399 + n),
+        http: format!("http://127.0.0.1:{}", 7999 + n),
+        tcp: format!("127.0.0.1:{}", 6378 + n),
+    }
+}
+
+struct NoForward;
+
+impl Forward for NoForward {
+    fn write(&self, _: NodeId, _: Bytes, _: Option<usize>) -> oneshot::Receiver<Result<Written, WriteError>> {
+        let (tx, rx) = oneshot::channel();
+        let _ = tx.send(Err(WriteError::NoLeader));
+        rx
+    }
+
+    fn barrier(&self, _: NodeId) -> oneshot::Receiver<Result<Index, ReadError>> {
+        let (tx, rx) = oneshot::channel();
+        let _ = tx.send(Err(ReadError::NoLeader));
+        rx
+    }
+}
+
+/// A handle on `node1` of three with W=2, in the given role; `node1` leads if the role is leader, `node2` otherwise. Every write is
+/// acknowledged with two copies. Must be called within a tokio runtime.
+pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handle {
+    let any = "127.0.0.1:0".parse().expect("address");
+    let mut options = NodeOptions::new("node1", std::env::temp_dir(), any, any, any);
+    options.request_timeout = Duration::from_secs(1);
+    adjust(&mut options);
+    let config = Arc::new(Config {
+        formed: true,
+        ..Config::first(vec![member(1), member(2), member(3)], 2, Some(NodeId(1))).expect("config")
+    });
+    let leader = if role == Role::Leader { member(1) } else { member(2) };
+    let state = NodeState {
+        role,
+        term: Term(1),
+        leader: Some(leader),
+        cluster: Some(quorum::ClusterId(1)),
+        config: Some(config),
+        commit: Index(0),
+        last: Index(0),
+        peers: Vec::new(),
+        ready: true,
+        removed: false,
+        disk_full: false,
+    };
+    let store = Store::memory();
+    let (asks, mut received) = mpsc::channel(1024);
+    let (applied_tx, applied) = watch::channel(Index(0));
+    let applying = store.clone();
+    tokio::spawn(async move {
+        let mut index = Index(0);
+        while let Some(ask) = received.recv().await {
+            match ask {
+                Ask::Write(write) => {
+                    index = index.next();
+                    let outcome = applying.apply(index, &write.payload);
+                    applied_tx.send_replace(index);
+                    let _ = write.reply.send(Ok(Written { outcome, revision: index.0, term: 1, copies: 2 }));
+                }
+                Ask::Barrier(reply) => {
+                    let _ = reply.send(Ok(index));
+                }
+                Ask::Change(_, reply) => {
+                    let _ = reply.send(Ok(2));
+                }
+                Ask::Transfer(_, reply) | Ask::Campaign(reply) => {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+    });
+    Handle {
+        shared: Arc::new(Shared {
+            options,
+            id: NodeId(1),
+            incarnation: 1,
+            store,
+            metrics: Arc::new(Metrics::new().expect("metrics")),
+            state: ArcSwap::from_pointee(state),
+            applied,
+            asks,
+            forward: Arc::new(NoForward),
+            stop: watch::channel(false).0,
+        }),
+    }
+}
