@@ -36,10 +36,13 @@ pub enum Input {
         /// The host's name for it.
         id: u64,
     },
-    /// Leadership is to be handed to this node, by a person's wish.
+    /// Leadership is to be handed to another voter.
     Transfer {
         /// The leader to be; `None` leaves the choice to the core (the most caught-up voter).
         to: Option<NodeId>,
+        /// Whether a person asked for it: leadership is then not handed back to the preferred node by itself. A node that is going down
+        /// says no.
+        by_hand: bool,
     },
     /// Campaign now: how a failover is done by hand.
     Campaign,
