@@ -1,11 +1,51 @@
 //! Starting and stopping one node: the order in which its parts come up and go down.
+//!
+//! Up: ports (so that a taken one is noticed before anything is touched), the folder, the engine, the WAL thread, the network, the driver, the faces.
+//! Down: the driver hands leadership over and ends; then the faces, which answer what is left; then the folder is free again.
 
-use crate::handle::Handle;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorum::{Index, Member, NodeId, Quorum, Recovered, Replica, Role, Settings};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::driver::{self, Parts};
+use crate::forward::{self, PeerForward};
+use crate::handle::{Handle, NodeState, Shared};
+use crate::kv::{Import, Imported, Store};
+use crate::metrics::Metrics;
 use crate::options::NodeOptions;
+use crate::peer::{
+    Identity, LogSource, Network, NetworkOptions, PeerEvent, SnapshotSink, SnapshotSource, SnapshotStore,
+};
+use crate::storage::{self, Aside, LogReader, Opened, RealDisk, Wal};
+use crate::{http, join, tcp};
+
+/// Messages of other nodes that wait for the driver; beyond it their connections are not read.
+const PEER_EVENTS: usize = 4_096;
+
+/// How long the faces may take to end their connections.
+const FACES_END: Duration = Duration::from_secs(3);
+
+/// Appends under way to one follower. Two keep its disk busy while the next batch gathers.
+const WINDOW: usize = 2;
+
+/// The same under a simulated delay: a long line must be kept full.
+const WINDOW_DELAYED: usize = 256;
 
 /// A running node.
 pub struct Node {
     handle: Handle,
+    driver: JoinHandle<Ended>,
+    faces: Vec<JoinHandle<()>>,
+    ended: Option<Ended>,
 }
 
 /// Why a node did not start. The text is one sentence that says what to do.
@@ -15,7 +55,7 @@ pub enum StartError {
     #[error("cannot listen on {address} for {purpose}: {source}; choose another with {flag}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// `HTTP`, `TCP` or `peers`.
         purpose: &'static str,
         /// The flag that changes it.
@@ -36,8 +76,13 @@ pub enum StartError {
 pub enum Ended {
     /// It was asked to.
     Asked,
-    /// Its disk failed, or it was removed from the cluster, or another fatal reason.
+    /// Its disk failed, or another fatal reason.
     Failed(String),
+    /// A committed configuration does without it.
+    Removed {
+        /// That configuration's version.
+        version: u64,
+    },
 }
 
 impl Node {
@@ -45,8 +90,21 @@ impl Node {
     ///
     /// # Errors
     /// As [`StartError`] says.
-    pub async fn start(_options: NodeOptions) -> Result<Node, StartError> {
-        Err(StartError::Impossible("not yet".into()))
+    pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
+        if let Some(formation) = &options.form {
+            Quorum::new(formation.replicas, formation.write_quorum).map_err(|e| StartError::Impossible(e.to_string()))?;
+        }
+        let http = listen(options.http, "HTTP", "--http-port").await?;
+        let tcp = listen(options.tcp, "the line and Redis protocols", "--tcp-port").await?;
+        let peer = listen(options.peer, "other nodes", "--peer-port").await?;
+        let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Impossible(e.to_string()))?);
+        let opening = { (options.clone(), metrics.clone()) };
+        let disk = tokio::task::spawn_blocking(move || Disk::open(&opening.0, &opening.1))
+            .await
+            .map_err(|e| StartError::Data(format!("opening the data directory failed: {e}")))??;
+        let ports = [local_port(&http), local_port(&tcp), local_port(&peer)];
+        let me = member(disk.opened.meta.id(), &options, ports);
+        Ok(Parted { options, disk, me, metrics }.run(http, tcp, peer))
     }
 
     /// What the node can be asked.
@@ -55,13 +113,297 @@ impl Node {
         &self.handle
     }
 
-    /// Waits until the node ends, by request (`SHUTDOWN`, [`Handle::request_stop`]) or by failure.
+    /// Waits until the node ends, by request (`SHUTDOWN`, [`Handle::request_stop`]) or by failure. The faces are to be ended with
+    /// [`Node::stop`] then.
     pub async fn ended(&mut self) -> Ended {
-        Ended::Asked
+        if let Some(ended) = &self.ended {
+            return ended.clone();
+        }
+        let ended = match (&mut self.driver).await {
+            Ok(ended) => ended,
+            Err(panic) => Ended::Failed(format!("an invariant was violated and the node stopped: {panic}")),
+        };
+        // Whatever the reason, the faces are told.
+        self.handle.request_stop();
+        self.ended = Some(ended.clone());
+        ended
     }
 
     /// Stops in good order: hands leadership over, closes connections, syncs. Bounded by a few seconds.
-    pub async fn stop(self) -> Ended {
-        Ended::Asked
+    pub async fn stop(mut self) -> Ended {
+        self.handle.request_stop();
+        let ended = self.ended().await;
+        let faces = std::mem::take(&mut self.faces);
+        let all = async {
+            for face in faces {
+                let _ = face.await;
+            }
+        };
+        if tokio::time::timeout(FACES_END, all).await.is_err() {
+            tracing::warn!("some connections did not end in time and were dropped");
+        }
+        if matches!(ended, Ended::Removed { .. }) {
+            self.set_aside();
+        }
+        ended
     }
+
+    fn set_aside(&self) {
+        let dir = &self.handle.options().data_dir;
+        match storage::set_aside(&RealDisk, dir, Aside::Removed) {
+            Ok(aside) => tracing::warn!(folder = %aside.display(), "removed from the cluster: the data was set aside"),
+            Err(error) => tracing::error!(%error, "removed from the cluster, but the data could not be set aside"),
+        }
+    }
+}
+
+/// What is on the disk, opened and in agreement with itself.
+struct Disk {
+    opened: Opened,
+    store: Store,
+}
+
+impl Disk {
+    fn open(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<Disk, StartError> {
+        let mut disk = Disk::open_once(options, metrics)?;
+        let (start, applied) = (disk.opened.start, disk.store.applied());
+        if applied.index < start.index {
+            // The log was cut up to `start` because the engine had promised to hold what lies before.
+            let why = format!("the engine holds entries up to {applied}, the log begins after {start}");
+            tracing::error!(why, "the data is damaged: this node becomes a new one and joins again");
+            drop(disk);
+            storage::set_aside(&RealDisk, &options.data_dir, Aside::Damaged).map_err(|e| StartError::Data(e.to_string()))?;
+            disk = Disk::open_once(options, metrics)?;
+        }
+        let (last, applied) = (disk.opened.log.last(), disk.store.applied());
+        if applied.index > last.index {
+            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed.
+            disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
+            (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
+            disk.opened.term = disk.opened.term.max(applied.term);
+        }
+        Ok(disk)
+    }
+
+    fn open_once(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<Disk, StartError> {
+        let opened = storage::open(&options.data_dir, Arc::new(RealDisk), &options.limits)
+            .map_err(|e| StartError::Data(e.to_string()))?;
+        if let Some(why) = &opened.renewed {
+            tracing::error!(why, "the data was damaged: this node has become a new one and joins again");
+        }
+        let store = Store::open(&opened.store_dir, &options.limits, metrics.clone())
+            .map_err(|e| StartError::Data(e.to_string()))?;
+        Ok(Disk { opened, store })
+    }
+}
+
+/// Everything that is there before the parts are connected.
+struct Parted {
+    options: NodeOptions,
+    disk: Disk,
+    me: Member,
+    metrics: Arc<Metrics>,
+}
+
+impl Parted {
+    fn run(self, http: TcpListener, tcp: TcpListener, peer: TcpListener) -> Node {
+        let Parted { options, disk: Disk { opened, store }, me, metrics } = self;
+        let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, .. } = opened;
+        let blank = start.index == Index(0) && heads.is_empty();
+        // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
+        // log knows where the others are, and stays bound.
+        if blank && meta.known_peers().is_empty() {
+            meta.forget_cluster();
+        }
+        let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
+        let bound = meta.cluster().is_some();
+        let cluster = meta.cluster().or(options.cluster_id);
+        let recovered = Recovered {
+            term,
+            voted_for,
+            start,
+            start_config: (start.index > Index(0)).then(|| store.config()).flatten(),
+            heads,
+            commit: commit.max(store.applied().index),
+        };
+        let replica = Replica::new(id, settings(&options, id, incarnation), recovered, quorum::Time(0));
+
+        let (wal_tx, wal_events) = mpsc::unbounded_channel();
+        let wal = Wal::start(log, vote, metrics.clone(), move |event| {
+            // The driver may have ended; nobody needs the news then.
+            let _ = wal_tx.send(event);
+        });
+        let reader = wal.reader();
+        let (peer_tx, peers) = mpsc::channel(PEER_EVENTS);
+        let network: Network = Network::start(
+            Identity { id, incarnation, cluster, bound, member: me.clone() },
+            peer,
+            network_options(&options),
+            metrics.clone(),
+            peer_tx,
+            Arc::new(Logs(reader.clone())),
+            Snapshots(store.clone()),
+        );
+        let (asks_tx, asks) = mpsc::channel(options.limits.in_flight_writes);
+        let (applied_tx, applied) = watch::channel(store.applied().index);
+        let shared = Arc::new(Shared {
+            id,
+            incarnation,
+            store,
+            metrics,
+            state: ArcSwap::from_pointee(blank_state()),
+            applied,
+            asks: asks_tx,
+            forward: Arc::new(PeerForward(network.clone())),
+            stop: watch::channel(false).0,
+            options,
+        });
+        let handle = Handle { shared: shared.clone() };
+        let options = handle.options();
+        let targets: Vec<String> = options.join.iter().cloned().chain(known_peers).collect();
+        let (calls_tx, calls) = mpsc::unbounded_channel();
+        let parts = Parts {
+            replica,
+            me: me.clone(),
+            cluster,
+            bound,
+            may_form: blank && cluster.is_none() && options.form.is_some(),
+            data_dir: options.data_dir.clone(),
+            meta: Arc::new(Mutex::new(meta)),
+            wal,
+            log: reader,
+            network: network.clone(),
+            applied: applied_tx,
+            asks,
+            peers,
+            wal_events,
+            calls: calls_tx,
+            shared,
+        };
+        let driver = tokio::spawn(driver::run(parts));
+        let faces = vec![
+            tokio::spawn(http::serve(http, handle.clone())),
+            tokio::spawn(tcp::serve(tcp, handle.clone())),
+            tokio::spawn(forward::serve(handle.clone(), calls)),
+            tokio::spawn(join::run(handle.clone(), network, me, targets)),
+        ];
+        Node { handle, driver, faces, ended: None }
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, purpose, flag, source })
+}
+
+fn local_port(listener: &TcpListener) -> u16 {
+    // A bound listener has an address; 0 would only make this node unreachable for the others, which they would say.
+    listener.local_addr().map_or(0, |a| a.port())
+}
+
+fn member(id: NodeId, options: &NodeOptions, [http, tcp, peer]: [u16; 3]) -> Member {
+    let host = if options.host.contains(':') && !options.host.starts_with('[') {
+        format!("[{}]", options.host)
+    } else {
+        options.host.clone()
+    };
+    Member {
+        id,
+        name: options.name.clone(),
+        peer: format!("{host}:{peer}"),
+        http: format!("http://{host}:{http}"),
+        tcp: format!("{host}:{tcp}"),
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
+    let delayed = options.delay.1 > Duration::ZERO;
+    Settings {
+        heartbeat: micros(options.heartbeat),
+        election_min: micros(options.election.0),
+        election_max: micros(options.election.1),
+        window: if delayed { WINDOW_DELAYED } else { WINDOW },
+        lease_reads: options.lease_reads,
+        seed: (id.0 as u64) ^ ((id.0 >> 64) as u64) ^ incarnation,
+        ..Settings::default()
+    }
+}
+
+fn network_options(options: &NodeOptions) -> NetworkOptions {
+    NetworkOptions {
+        heartbeat: options.heartbeat,
+        election_max: options.election.1,
+        delay: options.delay,
+        call_timeout: options.request_timeout,
+        ..NetworkOptions::default()
+    }
+}
+
+fn blank_state() -> NodeState {
+    NodeState {
+        role: Role::Follower,
+        term: quorum::Term(0),
+        leader: None,
+        cluster: None,
+        config: None,
+        commit: Index(0),
+        last: Index(0),
+        peers: Vec::new(),
+        ready: false,
+        removed: false,
+        disk_full: false,
+    }
+}
+
+/// The log, for followers that lag behind what is in memory.
+struct Logs(LogReader);
+
+impl LogSource for Logs {
+    fn read(&self, from: Index, to: Index, bytes_max: usize) -> Result<Vec<Bytes>, String> {
+        let records = self.0.read(from, to, bytes_max).map_err(|e| e.to_string())?;
+        Ok(records.into_iter().map(|r| r.frame().clone()).collect())
+    }
+}
+
+/// The store, for snapshots that arrive.
+struct Snapshots(Store);
+
+impl SnapshotStore for Snapshots {
+    type Imported = Imported;
+    type Sink = Import;
+
+    fn begin_import(&self) -> Result<Import, String> {
+        self.0.begin_import().map_err(|e| e.to_string())
+    }
+}
+
+impl SnapshotSink for Import {
+    type Imported = Imported;
+
+    fn write(&mut self, chunk: Bytes) -> Result<(), String> {
+        Import::write(self, chunk).map_err(|e| e.to_string())
+    }
+
+    fn finish(self) -> Result<Imported, String> {
+        Import::finish(self).map_err(|e| e.to_string())
+    }
+}
+
+impl SnapshotSource for crate::kv::Export {
+    fn last(&self) -> Index {
+        self.position().index
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, String> {
+        crate::kv::Export::next_chunk(self).map_err(|e| e.to_string())
+    }
+}
+
+/// Whether a data directory holds a node's data already; for `local`, which then takes the cluster up again.
+#[must_use]
+pub fn has_data(dir: &Path) -> bool {
+    dir.join("meta").is_file()
 }

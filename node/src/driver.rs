@@ -1,0 +1,544 @@
+//! The driver: the one owner of a [`Replica`], and the only one to step it.
+//!
+//! It is a loop of turns. A turn waits until anything happened, takes everything that is queued (bounded), steps the core with it, and carries
+//! out the effects: records to the WAL thread, messages to the network, committed commands to the store, answers to those who wait. Nothing here
+//! blocks on a disk or a peer. There are no locks: all state is the loop's own, and what others may see is published at the end of a turn.
+//!
+//! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
+//!
+//! - `tail`: the end of the log in memory. `waiters`: who waits for what. `effects`: carrying out what the core wants.
+//! - `membership`: forming a cluster, newcomers, replacing a lost disk. `upkeep`: what is done now and then. `publish`: what others see.
+
+mod effects;
+mod membership;
+mod publish;
+mod tail;
+mod upkeep;
+mod waiters;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorum::{Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::forward::Call;
+use crate::handle::{Ask, ChangeError, ReadError, Shared, WriteAsk, WriteError};
+use crate::kv::Imported;
+use crate::node::Ended;
+use crate::peer::{Network, PeerEvent};
+use crate::stage::Stage;
+use crate::storage::record;
+use crate::storage::wal::{LogReader, Wal, WalEvent};
+use crate::storage::meta::MetaFile;
+
+use membership::Membership;
+use tail::Tail;
+use upkeep::Upkeep;
+use waiters::Waiters;
+
+/// Time between ticks of the core: a tenth of the default heartbeat, so that timeouts are kept to within 10 %.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Most asks and most peer events taken in one turn: enough for a full batch, few enough that a turn stays short.
+const TURN_EVENTS: usize = 1_024;
+
+/// Most bytes of commands appended in one step.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Most committed entries applied in one turn, so that a long backlog after a restart does not hold up heartbeats.
+const APPLY_PER_TURN: u64 = 4_096;
+
+/// Bytes of the log's end kept in memory for followers and for applying.
+const TAIL_BYTES: usize = 32 << 20;
+
+/// How long a leader that is going down waits for its heir.
+const FAREWELL: Duration = Duration::from_millis(1_500);
+
+/// What comes back from work done elsewhere on the driver's behalf.
+pub(crate) enum Done {
+    /// Streaming a snapshot to a peer ended.
+    SnapshotSent { to: NodeId, last: Option<Index> },
+    /// The state is durable in the engine up to here.
+    Persisted(Result<Position, String>),
+    /// Free bytes on the disk, and the engine's size.
+    Space { free: u64, engine: u64 },
+}
+
+/// Everything the driver is started with.
+pub(crate) struct Parts {
+    pub replica: Replica,
+    pub shared: Arc<Shared>,
+    pub me: Member,
+    pub cluster: Option<ClusterId>,
+    /// Whether the binding to it is written down.
+    pub bound: bool,
+    /// Whether an empty disk may found a cluster.
+    pub may_form: bool,
+    pub data_dir: PathBuf,
+    pub meta: Arc<MetaFile>,
+    pub wal: Wal,
+    pub log: LogReader,
+    pub network: Network,
+    pub applied: watch::Sender<Index>,
+    pub asks: mpsc::Receiver<Ask>,
+    pub peers: mpsc::Receiver<PeerEvent<Imported>>,
+    pub wal_events: mpsc::UnboundedReceiver<WalEvent>,
+    pub calls: mpsc::UnboundedSender<Call>,
+}
+
+/// A change of configuration or leadership that someone waits for.
+enum Wish {
+    /// The configuration of at least this version committed and final.
+    Config { version: u64, reply: oneshot::Sender<Result<u64, ChangeError>> },
+    /// Another node leads.
+    Transfer { reply: oneshot::Sender<Result<(), ChangeError>> },
+    /// This node leads.
+    Campaign { reply: oneshot::Sender<Result<(), ChangeError>> },
+}
+
+/// The loop's state.
+pub(crate) struct Driver {
+    replica: Replica,
+    origin: Instant,
+    now: Instant,
+    shared: Arc<Shared>,
+    me: Member,
+    cluster: Option<ClusterId>,
+    /// Whether the binding is written down.
+    bound: bool,
+    meta: Arc<MetaFile>,
+    wal: Wal,
+    log: LogReader,
+    network: Network,
+    calls: mpsc::UnboundedSender<Call>,
+    tail: Tail,
+    waiters: Waiters,
+    queued_seconds: prometheus::Histogram,
+    /// Reads that share a round, by the core's name for it.
+    barriers: HashMap<u64, Vec<oneshot::Sender<Result<Index, ReadError>>>>,
+    next_read: u64,
+    wishes: Vec<(Instant, Wish)>,
+    membership: Membership,
+    upkeep: Upkeep,
+    applied: Index,
+    applied_tx: watch::Sender<Index>,
+    acknowledged: Index,
+    /// The end of the log as last written.
+    last_written: Index,
+    /// A snapshot that was received and waits for the core's word.
+    received: Option<Imported>,
+    disk_full: bool,
+    ready: bool,
+    data_dir: PathBuf,
+    done_tx: mpsc::UnboundedSender<Done>,
+    ended: Option<Ended>,
+    /// Of the step under way: the payloads proposed or the records received.
+    proposed: Vec<Bytes>,
+    incoming: Vec<record::Record>,
+    refused: Option<Refusal>,
+    effects: Vec<Effect>,
+    leaving_since: Option<Instant>,
+}
+
+/// Runs the node's protocol until it is asked to stop or cannot go on.
+pub(crate) async fn run(parts: Parts) -> Ended {
+    let (done_tx, done) = mpsc::unbounded_channel();
+    let (driver, queues) = Driver::new(parts, done_tx, done);
+    driver.turn_until_ended(queues).await
+}
+
+/// What wakes the driver.
+struct Queues {
+    asks: mpsc::Receiver<Ask>,
+    peers: mpsc::Receiver<PeerEvent<Imported>>,
+    wal: mpsc::UnboundedReceiver<WalEvent>,
+    done: mpsc::UnboundedReceiver<Done>,
+    stop: watch::Receiver<bool>,
+}
+
+/// What one turn took from the queues.
+#[derive(Default)]
+struct Turn {
+    asks: Vec<Ask>,
+    peers: Vec<PeerEvent<Imported>>,
+    wal: Vec<WalEvent>,
+    done: Vec<Done>,
+}
+
+impl Queues {
+    /// Waits until anything happens or `tick` is due, then takes what is there without waiting again.
+    async fn next(&mut self, turn: &mut Turn, tick: tokio::time::Instant) {
+        tokio::select! {
+            _ = self.asks.recv_many(&mut turn.asks, TURN_EVENTS) => {}
+            _ = self.peers.recv_many(&mut turn.peers, TURN_EVENTS) => {}
+            _ = self.wal.recv_many(&mut turn.wal, TURN_EVENTS) => {}
+            _ = self.done.recv_many(&mut turn.done, TURN_EVENTS) => {}
+            _ = self.stop.changed() => {}
+            () = tokio::time::sleep_until(tick) => {}
+        }
+        while let Ok(event) = self.wal.try_recv() {
+            turn.wal.push(event);
+        }
+        while turn.peers.len() < TURN_EVENTS
+            && let Ok(event) = self.peers.try_recv()
+        {
+            turn.peers.push(event);
+        }
+        while turn.asks.len() < TURN_EVENTS
+            && let Ok(ask) = self.asks.try_recv()
+        {
+            turn.asks.push(ask);
+        }
+    }
+}
+
+impl Driver {
+    fn new(
+        parts: Parts,
+        done_tx: mpsc::UnboundedSender<Done>,
+        done: mpsc::UnboundedReceiver<Done>,
+    ) -> (Driver, Queues) {
+        let metrics = parts.shared.metrics.clone();
+        let stop = parts.shared.stop.subscribe();
+        let queues = Queues { asks: parts.asks, peers: parts.peers, wal: parts.wal_events, done, stop };
+        let now = Instant::now();
+        let last_written = parts.replica.last().index;
+        let driver = Driver {
+            replica: parts.replica,
+            origin: now,
+            now,
+            membership: Membership::new(parts.may_form),
+            upkeep: Upkeep::new(now),
+            queued_seconds: metrics.stage(Stage::Queued),
+            waiters: Waiters::new(&metrics),
+            applied: parts.shared.store.applied().index,
+            shared: parts.shared,
+            me: parts.me,
+            cluster: parts.cluster,
+            bound: parts.bound,
+            meta: parts.meta,
+            wal: parts.wal,
+            log: parts.log,
+            network: parts.network,
+            calls: parts.calls,
+            tail: Tail::new(TAIL_BYTES),
+            barriers: HashMap::new(),
+            next_read: 0,
+            wishes: Vec::new(),
+            applied_tx: parts.applied,
+            acknowledged: Index(0),
+            last_written,
+            received: None,
+            disk_full: false,
+            ready: false,
+            data_dir: parts.data_dir,
+            done_tx,
+            ended: None,
+            proposed: Vec::new(),
+            incoming: Vec::new(),
+            refused: None,
+            effects: Vec::new(),
+            leaving_since: None,
+        };
+        (driver, queues)
+    }
+
+    async fn turn_until_ended(mut self, mut queues: Queues) -> Ended {
+        if let Some(config) = self.replica.config().cloned() {
+            self.take_members(&config);
+        }
+        self.publish();
+        let mut tick = tokio::time::Instant::now();
+        let mut turn = Turn::default();
+        loop {
+            if !self.has_backlog() {
+                queues.next(&mut turn, tick).await;
+            } else {
+                // More to apply: look at the queues without sleeping, so that neither starves the other.
+                queues.next(&mut turn, tokio::time::Instant::now()).await;
+            }
+            self.now = Instant::now();
+            self.take(&mut turn);
+            if tokio::time::Instant::now() >= tick {
+                self.on_tick();
+                tick = tokio::time::Instant::now() + TICK;
+            }
+            self.apply_committed();
+            self.answer();
+            if *queues.stop.borrow_and_update() {
+                self.leave();
+            }
+            if let Some(ended) = self.ended.take() {
+                return self.shut_down(ended).await;
+            }
+        }
+    }
+
+    fn take(&mut self, turn: &mut Turn) {
+        for event in turn.wal.drain(..) {
+            self.on_wal_event(event);
+        }
+        for event in turn.done.drain(..) {
+            self.on_done(event);
+        }
+        for event in turn.peers.drain(..) {
+            self.on_peer_event(event);
+        }
+        if !turn.asks.is_empty() {
+            self.on_asks(&mut turn.asks);
+        }
+    }
+
+    fn time(&self) -> Time {
+        Time((self.now - self.origin).as_micros() as u64)
+    }
+
+    /// Steps the core and carries out what it wants. A refusal is left in `self.refused`.
+    fn step(&mut self, input: Input) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.refused = None;
+        let time = self.time();
+        self.replica.step(time, input, &mut effects);
+        // Before anything of this step truncates the log: whoever reads it for a follower must notice that this reign is over.
+        let leading = (self.replica.role() == Role::Leader).then(|| self.replica.term());
+        self.network.set_leading(leading);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+        self.effects = effects;
+        self.proposed.clear();
+        self.incoming.clear();
+    }
+
+    fn on_wal_event(&mut self, event: WalEvent) {
+        match event {
+            WalEvent::Persisted { token } => {
+                self.step(Input::Persisted { token });
+                let durable = self.replica.durable();
+                self.waiters.pass(Stage::Persisted, durable, self.now);
+                self.membership.note_persisted();
+            }
+            WalEvent::Failed { error } => self.end(Ended::Failed(format!(
+                "writing the log failed: {error}. The node stops, since what the disk holds is not certain any more; nothing was acknowledged \
+                 that is not on {} disks. Check the disk, then start the node again",
+                self.replica.config().map_or(1, |c| c.write_quorum)
+            ))),
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::SnapshotSent { to, last } => self.step(Input::SnapshotSent { to, last }),
+            Done::Persisted(result) => self.on_state_persisted(result),
+            Done::Space { free, engine } => self.on_space(free, engine),
+        }
+    }
+
+    fn on_peer_event(&mut self, event: PeerEvent<Imported>) {
+        match event {
+            PeerEvent::Message { from, cluster, message, records } => {
+                self.membership.heard_cluster(cluster);
+                self.incoming = records;
+                self.step(Input::Receive { from, message });
+            }
+            PeerEvent::Unreachable { peer } => self.step(Input::Unreachable { peer }),
+            // The server of calls may have ended with the node; the caller then learns that there is no answer.
+            PeerEvent::Call { body, reply, .. } => drop(self.calls.send((body, reply))),
+            PeerEvent::Introduced { member, blank, reply } => {
+                let welcome = self.on_introduced(member, blank);
+                let _ = reply.send(welcome);
+            }
+            PeerEvent::Snapshot { from, term, cluster, imported, done } => {
+                self.membership.heard_cluster(cluster);
+                let _ = done.send(self.on_snapshot(from, term, imported));
+            }
+        }
+    }
+
+    fn on_snapshot(&mut self, from: NodeId, term: quorum::Term, imported: Imported) -> bool {
+        let (last, config) = (imported.position(), Box::new(imported.config().clone()));
+        self.received = Some(imported);
+        self.step(Input::SnapshotReceived { from, term, last, config });
+        let installed = self.received.take().is_none();
+        installed || self.replica.commit() >= last.index
+    }
+
+    fn on_asks(&mut self, asks: &mut Vec<Ask>) {
+        let mut writes = Vec::with_capacity(asks.len());
+        let mut reads = Vec::new();
+        for ask in asks.drain(..) {
+            match ask {
+                Ask::Write(write) => writes.push(write),
+                Ask::Barrier(reply) => reads.push(reply),
+                Ask::Change(change, reply) => self.on_change(*change, reply),
+                Ask::Transfer(to, reply) => self.on_transfer(to, reply),
+                Ask::Campaign(reply) => self.on_campaign(reply),
+            }
+        }
+        self.on_writes(writes);
+        if !reads.is_empty() {
+            self.next_read += 1;
+            let id = self.next_read;
+            self.barriers.insert(id, reads);
+            self.step(Input::Read { id });
+        }
+    }
+
+    /// Takes writes, forwarded ones included.
+    fn on_writes(&mut self, writes: Vec<WriteAsk>) {
+        let mut batch: Vec<WriteAsk> = Vec::with_capacity(writes.len());
+        let mut bytes = 0;
+        for write in writes {
+            if let Err(error) = self.admit(&write, bytes) {
+                self.refuse(write, error);
+                continue;
+            }
+            bytes += write.payload.len();
+            batch.push(write);
+            if bytes >= BATCH_BYTES {
+                self.propose(std::mem::take(&mut batch));
+                bytes = 0;
+            }
+        }
+        if !batch.is_empty() {
+            self.propose(batch);
+        }
+    }
+
+    /// What can be refused before the core is asked.
+    fn admit(&self, write: &WriteAsk, batch_bytes: usize) -> Result<(), WriteError> {
+        let limits = &self.shared.options.limits;
+        if self.replica.role() != Role::Leader || self.leaving_since.is_some() {
+            return Err(WriteError::NoLeader);
+        }
+        if self.disk_full && !write.frees_space {
+            return Err(WriteError::NoSpace);
+        }
+        let under_way = self.waiters.bytes() + batch_bytes + write.payload.len();
+        if self.waiters.len() >= limits.in_flight_writes || under_way > limits.in_flight_bytes {
+            return Err(WriteError::Overloaded);
+        }
+        if !self.shared.store.has_room() {
+            return Err(WriteError::Overloaded);
+        }
+        if let Some(wanted) = write.copies {
+            let voters = self.replica.config().map_or(0, |c| c.voters.len());
+            if wanted > voters {
+                return Err(WriteError::TooManyCopies { wanted, voters });
+            }
+            let live = 1 + self.replica.peers().filter(|p| p.live).count();
+            if wanted > live {
+                return Err(WriteError::NoQuorum { live, needed: wanted });
+            }
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, batch: Vec<WriteAsk>) {
+        let first = self.replica.last().index.next();
+        self.proposed = batch.iter().map(|w| w.payload.clone()).collect();
+        let sizes = batch.iter().map(|w| record::framed_bytes(w.payload.len())).collect();
+        self.step(Input::Propose { sizes });
+        if let Some(refusal) = self.refused {
+            for write in batch {
+                self.refuse(write, refusal.into());
+            }
+            return;
+        }
+        for (offset, write) in batch.into_iter().enumerate() {
+            self.queued_seconds.observe((self.now.saturating_duration_since(write.arrived)).as_secs_f64());
+            self.waiters.push(waiters::Waiter {
+                index: Index(first.0 + offset as u64),
+                arrived: write.arrived,
+                bytes: write.payload.len(),
+                copies: write.copies,
+                reply: write.reply,
+                outcome: None,
+            });
+        }
+    }
+
+    fn refuse(&self, write: WriteAsk, error: WriteError) {
+        let _ = write.reply.send(Err(error));
+    }
+
+    fn on_change(&mut self, change: Change, reply: oneshot::Sender<Result<u64, ChangeError>>) {
+        let joint = 1 + u64::from(self.would_be_joint(&change));
+        let version = change.base_version + joint;
+        self.step(Input::ChangeConfig(Box::new(change)));
+        match self.refused {
+            None => self.wishes.push((self.now, Wish::Config { version, reply })),
+            Some(refusal) => {
+                let _ = reply.send(Err(refusal.into()));
+            }
+        }
+    }
+
+    fn would_be_joint(&self, change: &Change) -> bool {
+        self.replica.config().is_some_and(|config| config.changed(change.clone()).is_joint())
+    }
+
+    fn on_transfer(&mut self, to: Option<NodeId>, reply: oneshot::Sender<Result<(), ChangeError>>) {
+        self.step(Input::Transfer { to, by_hand: true });
+        match self.refused {
+            None => self.wishes.push((self.now, Wish::Transfer { reply })),
+            Some(refusal) => {
+                let _ = reply.send(Err(refusal.into()));
+            }
+        }
+    }
+
+    fn on_campaign(&mut self, reply: oneshot::Sender<Result<(), ChangeError>>) {
+        self.step(Input::Campaign);
+        match self.refused {
+            None => self.wishes.push((self.now, Wish::Campaign { reply })),
+            Some(refusal) => {
+                let _ = reply.send(Err(refusal.into()));
+            }
+        }
+    }
+
+    /// Goes down politely: hands leadership over first, for a bounded time.
+    fn leave(&mut self) {
+        let others = self.replica.config().is_some_and(|c| c.voters.len() > 1);
+        let Some(since) = self.leaving_since else {
+            self.leaving_since = Some(self.now);
+            if self.replica.role() == Role::Leader && others {
+                self.step(Input::Transfer { to: None, by_hand: false });
+            }
+            return;
+        };
+        let handed_over = self.replica.role() != Role::Leader || !others;
+        if handed_over || self.refused.is_some() || self.now - since >= FAREWELL {
+            self.end(Ended::Asked);
+        }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.ended.get_or_insert(ended);
+    }
+
+    async fn shut_down(mut self, ended: Ended) -> Ended {
+        self.waiters.abandon("the node stopped");
+        self.network.set_leading(None);
+        self.network.stop().await;
+        let wal = self.wal;
+        // The WAL thread finishes what is queued; that can take an fsync or two.
+        let _ = tokio::task::spawn_blocking(move || wal.stop()).await;
+        ended
+    }
+}
+
+impl From<Refusal> for ChangeError {
+    fn from(refusal: Refusal) -> ChangeError {
+        match refusal {
+            Refusal::NotLeader => ChangeError::NoLeader,
+            Refusal::VersionMismatch(version) => ChangeError::VersionMismatch(version),
+            other => ChangeError::Refused(other.to_string()),
+        }
+    }
+}

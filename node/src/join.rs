@@ -1,0 +1,111 @@
+//! Finding the cluster: a node that is not (or no longer, or elsewhere) a member introduces itself until it is.
+//!
+//! Introductions go to the nodes named on the command line, to those written down when the node last belonged, and from there to the leader. They
+//! change nothing by themselves: whether the node is taken in is decided through the leader's log.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use quorum::Member;
+use quorate_api::Status;
+
+use crate::handle::Handle;
+use crate::peer::{Introduction, Network};
+
+/// How often a node that is not a member introduces itself.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// How long one of the nodes asked may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Most addresses tried in one round, those learnt on the way included.
+const ADDRESSES_MAX: usize = 32;
+
+/// Introduces the node whenever its cluster does not know it as it is. Ends when the node is asked to stop.
+pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: Vec<String>) {
+    let mut stopping = handle.stopping();
+    let mut joiner = Joiner { handle, network, me, targets, http: reqwest::Client::new(), said: HashMap::new() };
+    let mut interval = tokio::time::interval(EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = interval.tick() => joiner.maybe_introduce().await,
+        }
+    }
+}
+
+struct Joiner {
+    handle: Handle,
+    network: Network,
+    me: Member,
+    targets: Vec<String>,
+    http: reqwest::Client,
+    /// What each address last answered, so that it is logged once.
+    said: HashMap<String, String>,
+}
+
+impl Joiner {
+    async fn maybe_introduce(&mut self) {
+        let state = self.handle.state();
+        let known = state.config.as_ref().and_then(|c| c.member(self.me.id)).is_some_and(|m| *m == self.me);
+        if known || state.removed {
+            return;
+        }
+        let blank = state.config.is_none();
+        // A member whose addresses changed tells the leader of the configuration it has.
+        let mut asked = BTreeSet::new();
+        let mut to_ask = self.targets.clone();
+        to_ask.extend(state.config.iter().flat_map(|c| c.members()).filter(|m| m.id != self.me.id).map(|m| m.peer.clone()));
+        while let Some(target) = to_ask.pop() {
+            if asked.len() >= ADDRESSES_MAX || !asked.insert(target.clone()) {
+                continue;
+            }
+            if target.starts_with("http://") || target.starts_with("https://") {
+                to_ask.extend(self.peers_at(&target).await);
+            } else if self.introduce(&target, blank, &mut to_ask).await {
+                return;
+            }
+        }
+    }
+
+    /// The peer addresses that a node's status names: its leader's, or else its own.
+    async fn peers_at(&mut self, url: &str) -> Vec<String> {
+        let asked = async {
+            let answer = self.http.get(format!("{}/v1/status", url.trim_end_matches('/'))).timeout(PATIENCE).send().await?;
+            answer.error_for_status()?.json::<Status>().await
+        };
+        match asked.await {
+            Ok(status) => {
+                let leader = status.members.iter().find(|m| status.leader.as_ref() == Some(&m.name));
+                vec![leader.map_or(status.node.peer.clone(), |m| m.peer.clone())]
+            }
+            Err(error) => {
+                self.say(url, format!("no status from {url}: {error}"));
+                Vec::new()
+            }
+        }
+    }
+
+    async fn introduce(&mut self, address: &str, blank: bool, to_ask: &mut Vec<String>) -> bool {
+        let introduction = Introduction { member: self.me.clone(), blank };
+        match self.network.introduce(address, introduction).await {
+            Ok(welcome) => {
+                to_ask.extend(welcome.leader_peer);
+                self.say(address, welcome.message);
+                welcome.accepted
+            }
+            Err(error) => {
+                self.say(address, error.to_string());
+                false
+            }
+        }
+    }
+
+    fn say(&mut self, address: &str, message: String) {
+        if self.said.get(address) != Some(&message) {
+            tracing::info!(address, message, "introduced this node");
+            self.said.insert(address.to_owned(), message);
+        }
+    }
+}
