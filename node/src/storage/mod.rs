@@ -1,1 +1,43 @@
-//! Stub.
+//! What a node keeps on its disk, the engine's own files aside: its identity, its vote, and the log.
+//!
+//! [`open`] locks the folder, recovers what is there and hands out the parts; [`Wal`] makes the log and the vote durable on a thread of its own
+//! from then on. Nothing here knows what a command means, who leads, or what is committed beyond the number it is told.
+//!
+//! Every access to a file goes through [`Disk`], so that a simulator can put a disk of its own under all of this. A failed write or fsync is
+//! never retried: whoever hits one stops for good (retrying reports success for data the system has already dropped).
+//!
+//! Before: `driver` (jobs), `peer` (records off the wire). After: the disk.
+//!
+//! | file | what | replaced how |
+//! |---|---|---|
+//! | `lock` | held while a process uses the folder | never |
+//! | `meta` | node id, cluster, incarnation, known peers | durable rename |
+//! | `vote` | term and vote | two copies, one after the other |
+//! | `wal-<ordinal>.log` | a segment of the log | appended to; removed whole |
+//! | `spare.log` | a segment that was cut, to be written over | |
+//! | `store/` | the engine's | |
+//! | `damaged-<n>/`, `removed-<n>/` | what was set aside | the oldest go |
+
+pub mod disk;
+mod log;
+mod map;
+#[cfg(test)]
+mod memory;
+mod meta;
+pub mod record;
+mod recovery;
+mod segment;
+mod vote;
+mod wal;
+
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use log::{Batch, Log, LogError};
+pub use map::{LogReader, ReadLogError};
+pub use meta::{Meta, MetaError};
+pub use record::{Record, RecordError, RecordKind};
+pub use recovery::{Aside, OpenError, Opened, open, set_aside};
+pub use vote::VoteFile;
+pub use wal::{Job, Wal, WalEvent};
+
+#[cfg(test)]
+mod tests;

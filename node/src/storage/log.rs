@@ -1,0 +1,434 @@
+//! The write-ahead log: batches of records appended to preallocated segments.
+//!
+//! Synchronous and without a thread: [`super::wal`] drives it in a node, a simulator may drive it directly. A batch whose first index is not
+//! behind the last one drops what the log held from there on; since it says so itself, the truncation is exactly as durable as the batch.
+//! After the first error the log refuses everything: what the disk holds is unknown from then on, and only a restart may find out.
+//!
+//! Before: `wal`, and `recovery`, which makes it. After: `segment` (bytes), `map` (where things are), `disk`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use quorum::{Index, Position, Term};
+
+use super::disk::{Disk, DiskFile, FolderLock};
+use super::map::{LogMap, LogReader, Segment};
+use super::record::Header;
+use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH, SegmentHeader};
+
+/// A batch is closed at this size (one larger record makes a batch alone): what a reader reads at once, and what is lost with one torn byte.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+/// The write buffer is given back beyond this, so that one huge value does not keep its memory for ever.
+const BUFFER_BYTES_KEPT: usize = 2 << 20;
+/// A file to be written over by the next segment.
+pub(super) const SPARE: &str = "spare.log";
+/// A segment being made.
+pub(super) const UNNAMED: &str = "wal.tmp";
+
+/// Entries to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The index of the first entry; what the log holds from there on is dropped.
+    pub first: Index,
+    /// The index of the last entry.
+    pub last: Index,
+    /// The commit index known by now.
+    pub commit: Index,
+    /// Their records, in order; each buffer holds one or several whole ones.
+    pub frames: &'a [Bytes],
+}
+
+/// Why the log takes nothing more.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk said so.
+    #[error("cannot {what} the log: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What was to be written does not fit what is there: a mistake of the caller's, and nothing was written.
+    #[error("the log refuses a batch: {0}")]
+    Misfit(String),
+    /// An earlier call failed.
+    #[error("the log failed before and takes nothing more until the node is restarted")]
+    Failed,
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> LogError {
+    move |source| LogError::Io { what, source }
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub file: Arc<dyn DiskFile>,
+    pub salt: u64,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// Where the numbering stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    /// The next batch's sequence number. The first ever is 1, so that "nothing is durable yet" is 0.
+    pub sequence: u64,
+    /// The last batch's checksum.
+    pub chain: u32,
+    /// The next segment's ordinal.
+    pub ordinal: u64,
+    /// The commit index last heard of.
+    pub commit: Index,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    segment_bytes: u64,
+    map: Arc<RwLock<LogMap>>,
+    active: Active,
+    numbers: Numbers,
+    /// Every batch up to this sequence number is durable.
+    durable: u64,
+    dirty: bool,
+    failed: bool,
+    spare: bool,
+    buffer: Vec<u8>,
+    runs: Vec<(Index, Term)>,
+    /// The folder stays locked as long as anyone may write to it.
+    _lock: Option<Arc<dyn FolderLock>>,
+}
+
+/// The file name of a segment.
+pub(super) fn segment_name(ordinal: u64) -> String {
+    format!("wal-{ordinal:012}.log")
+}
+
+/// The ordinal in the file name of a segment.
+pub(super) fn segment_ordinal(name: &str) -> Option<u64> {
+    let ordinal = name.strip_prefix("wal-")?.strip_suffix(".log")?.parse().ok()?;
+    (segment_name(ordinal) == name).then_some(ordinal)
+}
+
+impl Log {
+    /// Makes the first segment of an empty log.
+    pub(super) fn format(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        segment_bytes: u64,
+        lock: Option<Arc<dyn FolderLock>>,
+    ) -> io::Result<Log> {
+        let numbers = Numbers { sequence: 1, chain: 0, ordinal: 1, commit: Index(0) };
+        let header = SegmentHeader {
+            reset: false,
+            sequence: numbers.sequence,
+            salt: disk.draw_id() as u64,
+            start: Position::default(),
+            commit: Index(0),
+            chain: numbers.chain,
+        };
+        let segment = new_segment(&*disk, folder, None, segment_bytes, numbers.ordinal, &header)?;
+        let active = Active { file: segment.file.clone(), salt: header.salt, offset: FIRST_BATCH, len: segment.len };
+        let mut map = LogMap::default();
+        map.segments.push_back(segment);
+        let numbers = Numbers { ordinal: numbers.ordinal + 1, ..numbers };
+        Ok(Log::recovered(disk, folder, segment_bytes, map, active, numbers, false, lock))
+    }
+
+    /// A log as recovery found it: everything in it durable.
+    #[allow(clippy::too_many_arguments, reason = "called once, by the only one who knows all of this")]
+    pub(super) fn recovered(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        segment_bytes: u64,
+        map: LogMap,
+        active: Active,
+        numbers: Numbers,
+        spare: bool,
+        lock: Option<Arc<dyn FolderLock>>,
+    ) -> Log {
+        Log {
+            disk,
+            folder: folder.to_owned(),
+            segment_bytes,
+            map: Arc::new(RwLock::new(map)),
+            active,
+            numbers,
+            durable: numbers.sequence - 1,
+            dirty: false,
+            failed: false,
+            spare,
+            buffer: Vec::new(),
+            runs: Vec::new(),
+            _lock: lock,
+        }
+    }
+
+    /// A reader of this log, usable while it is written.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        LogReader { map: self.map.clone() }
+    }
+
+    /// What precedes the first entry.
+    #[must_use]
+    pub fn start(&self) -> Position {
+        self.map.read().start
+    }
+
+    /// The last entry written.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.map.read().last
+    }
+
+    /// Bytes of the log on the disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.map.read().bytes()
+    }
+
+    /// Whether something was written since the last [`Log::sync`].
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes entries; durable after the next [`Log::sync`], readable at once.
+    ///
+    /// # Errors
+    /// When the disk fails, or the entries do not fit the log. Either way it takes nothing more.
+    pub fn append(&mut self, batch: &Batch<'_>) -> Result<(), LogError> {
+        self.guarded(|log| log.append_all(batch))
+    }
+
+    /// Waits until everything appended is durable.
+    ///
+    /// # Errors
+    /// When the disk fails: what was appended since the last success may or may not be there.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.guarded(|log| {
+            if log.dirty {
+                log.active.file.sync_data().map_err(io_error("sync"))?;
+                log.durable = log.numbers.sequence - 1;
+                log.dirty = false;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets entries up to `upto`, as far as whole segments hold nothing above it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn cut(&mut self, upto: Index) -> Result<(), LogError> {
+        // A batch not yet durable may have dropped entries that a segment to be removed still has: it must not be lost behind it.
+        self.sync()?;
+        self.guarded(|log| {
+            // Ends: every turn takes a segment out.
+            loop {
+                let Some(segment) = log.map.write().pop_segment(upto) else { return Ok(()) };
+                log.discard(segment).map_err(io_error("cut"))?;
+            }
+        })
+    }
+
+    /// Empties the log; the next entry is the one behind `start`. Durable when it returns; a crash before leaves the old log.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn reset(&mut self, start: Position) -> Result<(), LogError> {
+        self.guarded(|log| {
+            log.numbers.commit = log.numbers.commit.max(start.index);
+            let (segment, salt) = log.begin_segment(start, true, 0).map_err(io_error("reset"))?;
+            log.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len: segment.len };
+            log.durable = log.numbers.sequence - 1;
+            log.dirty = false;
+            let old = log.map.write().reset(start, segment);
+            // From here on the new segment's mark voids the old ones; recovery finishes this if a crash does not let us.
+            old.into_iter().try_for_each(|segment| log.discard(segment)).map_err(io_error("reset"))
+        })
+    }
+
+    fn guarded(&mut self, work: impl FnOnce(&mut Log) -> Result<(), LogError>) -> Result<(), LogError> {
+        if self.failed {
+            return Err(LogError::Failed);
+        }
+        let done = work(self);
+        self.failed = done.is_err();
+        done
+    }
+
+    fn append_all(&mut self, batch: &Batch<'_>) -> Result<(), LogError> {
+        let mut next = batch.first;
+        let mut batch_first = batch.first;
+        self.begin_batch();
+        for frames in batch.frames {
+            let mut rest = &frames[..];
+            while !rest.is_empty() {
+                let header = Header::peek(rest).filter(|h| h.frame_bytes <= rest.len());
+                let Some(header) = header.filter(|h| h.index == next && next <= batch.last) else {
+                    return Err(LogError::Misfit(format!(
+                        "no whole record of entry {next} in {}..={}",
+                        batch.first, batch.last
+                    )));
+                };
+                let filled = self.buffer.len();
+                if filled > BATCH_HEADER_BYTES && filled + header.frame_bytes > BATCH_BYTES_MAX {
+                    self.write_batch(batch_first, next.prev(), batch.commit)?;
+                    self.begin_batch();
+                    batch_first = next;
+                }
+                self.buffer.extend_from_slice(&rest[..header.frame_bytes]);
+                if self.runs.last().is_none_or(|(_, term)| *term != header.term) {
+                    self.runs.push((next, header.term));
+                }
+                rest = &rest[header.frame_bytes..];
+                next = next.next();
+            }
+        }
+        if next.prev() != batch.last || next == batch.first {
+            return Err(LogError::Misfit(format!(
+                "records up to {} for {}..={}",
+                next.prev(),
+                batch.first,
+                batch.last
+            )));
+        }
+        self.write_batch(batch_first, batch.last, batch.commit)?;
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn begin_batch(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(BATCH_HEADER_BYTES, 0);
+        self.runs.clear();
+    }
+
+    /// Writes the batch whose records are in the buffer.
+    fn write_batch(&mut self, first: Index, last: Index, commit: Index) -> Result<(), LogError> {
+        let (start, end) = {
+            let map = self.map.read();
+            (map.start, map.last)
+        };
+        if first <= start.index || first > end.index.next() {
+            return Err(LogError::Misfit(format!("entries from {first} on do not continue a log of {start} to {end}")));
+        }
+        let Some(previous_term) = self.map.read().term_at(first.prev()) else {
+            return Err(LogError::Misfit(format!("entry {} is not in the log", first.prev())));
+        };
+        let Some(bytes) = u32::try_from(self.buffer.len()).ok() else {
+            return Err(LogError::Misfit(format!("a batch of {} bytes", self.buffer.len())));
+        };
+        self.numbers.commit = self.numbers.commit.max(commit);
+        if self.active.offset + u64::from(bytes) > self.active.len {
+            self.roll(u64::from(bytes))?;
+        }
+        let header = BatchHeader {
+            sequence: self.numbers.sequence,
+            durable: self.durable,
+            commit: self.numbers.commit.min(last),
+            first,
+            previous_term,
+            bytes: bytes - BATCH_HEADER_BYTES as u32,
+            chain: self.numbers.chain,
+            body_crc: crc32fast::hash(&self.buffer[BATCH_HEADER_BYTES..]),
+        };
+        let chain = header.encode(self.active.salt, &mut self.buffer);
+        let offset = self.active.offset;
+        self.dirty = true;
+        self.active.file.write_at(&self.buffer, offset).map_err(io_error("write"))?;
+        self.active.offset += u64::from(bytes);
+        self.numbers.sequence += 1;
+        self.numbers.chain = chain;
+        let term = self.runs.last().map_or(previous_term, |(_, term)| *term);
+        let mut map = self.map.write();
+        if first <= end.index {
+            map.truncate(first, previous_term);
+        }
+        map.push(first, offset, self.active.offset, &self.runs, Position { term, index: last });
+        Ok(())
+    }
+
+    /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later segment proves it to recovery.
+    fn roll(&mut self, batch_bytes: u64) -> Result<(), LogError> {
+        self.active.file.sync_data().map_err(io_error("sync"))?;
+        self.durable = self.numbers.sequence - 1;
+        self.dirty = false;
+        let last = self.map.read().last;
+        let (segment, salt) = self.begin_segment(last, false, batch_bytes).map_err(io_error("extend"))?;
+        self.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len: segment.len };
+        self.map.write().segments.push_back(segment);
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, start: Position, reset: bool, batch_bytes: u64) -> io::Result<(Segment, u64)> {
+        let header = SegmentHeader {
+            reset,
+            sequence: self.numbers.sequence,
+            salt: self.disk.draw_id() as u64,
+            start,
+            commit: self.numbers.commit.min(start.index),
+            chain: self.numbers.chain,
+        };
+        let len = self.segment_bytes.max(FIRST_BATCH + batch_bytes);
+        let spare = (self.spare && len == self.segment_bytes).then_some(SPARE);
+        let segment = new_segment(&*self.disk, &self.folder, spare, len, self.numbers.ordinal, &header)?;
+        if spare.is_some() {
+            self.spare = false;
+        }
+        self.numbers.ordinal += 1;
+        Ok((segment, header.salt))
+    }
+
+    /// Gets rid of a segment that is out of the map: it becomes the spare, or goes.
+    ///
+    /// A file that was written before is better than a new one: its blocks are on the disk already, so that an fdatasync has no metadata to
+    /// write. It is only written over if no reader holds it.
+    fn discard(&mut self, segment: Segment) -> io::Result<()> {
+        let path = self.folder.join(segment_name(segment.ordinal));
+        if !self.spare && segment.len == self.segment_bytes && Arc::strong_count(&segment.file) == 1 {
+            self.disk.rename(&path, &self.folder.join(SPARE))?;
+            self.spare = true;
+        } else {
+            self.disk.remove(&path)?;
+        }
+        // One by one: were a later segment's end durable before an earlier one's, recovery would find a gap.
+        self.disk.sync_folder(&self.folder)
+    }
+}
+
+/// Makes a segment, with its header durable before it has its name, and its name durable before it is used.
+fn new_segment(
+    disk: &dyn Disk,
+    folder: &Path,
+    spare: Option<&str>,
+    len: u64,
+    ordinal: u64,
+    header: &SegmentHeader,
+) -> io::Result<Segment> {
+    let path = folder.join(spare.unwrap_or(UNNAMED));
+    let file = match spare {
+        Some(_) => disk.open(&path)?,
+        None => {
+            let file = disk.create(&path)?;
+            file.allocate(len)?;
+            file
+        }
+    };
+    file.write_at(&header.encode(), 0)?;
+    file.sync_data()?;
+    disk.rename(&path, &folder.join(segment_name(ordinal)))?;
+    disk.sync_folder(folder)?;
+    Ok(Segment { ordinal, file, used: FIRST_BATCH, len })
+}

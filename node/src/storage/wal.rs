@@ -1,0 +1,253 @@
+//! The thread that makes log and vote durable.
+//!
+//! It takes everything queued, writes consecutive entries as one batch, syncs once, and reports once: group commit without a timer. The
+//! more arrives while a sync is under way, the more the next one covers. After the first error it reports [`WalEvent::Failed`] once and is gone.
+//!
+//! Before: `driver` submits [`Job`]s in the order of the core's effects. After: `log`, `vote`; the events go back to the driver.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorum::{Index, NodeId, Position, Term, Token};
+
+use super::log::{Batch, Log, LogError};
+use super::map::LogReader;
+use super::vote::VoteFile;
+use crate::metrics::Metrics;
+
+/// A turn takes no more jobs beyond this many bytes, so that the first of them does not wait for the last ones' write.
+const TURN_BYTES_MAX: usize = 4 << 20;
+
+/// What is to be made durable (or forgotten).
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Entries, dropping whatever the log holds from `first` on.
+    Write {
+        /// What to report.
+        token: Token,
+        /// The index of the first entry.
+        first: Index,
+        /// The index of the last entry.
+        last: Index,
+        /// Their records, in order.
+        frames: Vec<Bytes>,
+        /// The commit index known by now.
+        commit: Index,
+    },
+    /// Term and vote.
+    SaveVote {
+        /// What to report.
+        token: Token,
+        /// The current term.
+        term: Term,
+        /// Who got this node's vote in it.
+        voted_for: Option<NodeId>,
+    },
+    /// Empty the log: a snapshot took its place.
+    Reset {
+        /// What to report.
+        token: Token,
+        /// The last entry the snapshot covers.
+        last: Position,
+    },
+    /// Forget entries that are durable elsewhere. Not reported.
+    Cut {
+        /// The last index that is no longer needed.
+        upto: Index,
+    },
+}
+
+/// What the thread reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalEvent {
+    /// Everything up to this token is durable.
+    Persisted {
+        /// The highest token done.
+        token: Token,
+    },
+    /// The disk failed: nothing more will be durable, ever. Reported once, and nothing after it.
+    Failed {
+        /// One sentence.
+        error: String,
+    },
+}
+
+enum Message {
+    Job(Job),
+    Stop,
+}
+
+/// The handle on the thread. Dropping it stops the thread as [`Wal::stop`] does.
+#[derive(Debug)]
+pub struct Wal {
+    // Unbounded, so that submitting never blocks the driver. What may pile up in it is bounded where writes are admitted
+    // (`Limits::in_flight_writes`, `in_flight_bytes`) and, on a follower, by the leader's window of appends.
+    jobs: Sender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    reader: LogReader,
+}
+
+impl Wal {
+    /// Starts the thread on the parts that [`super::open`] found. `notify` is called on that thread and must not block.
+    ///
+    /// # Panics
+    /// When the system gives no thread.
+    pub fn start(log: Log, vote: VoteFile, metrics: Arc<Metrics>, notify: impl Fn(WalEvent) + Send + 'static) -> Wal {
+        let reader = log.reader();
+        let (jobs, received) = channel();
+        let writer = Writer { log, vote, metrics, staged: None, done: None, cut: None, bytes: 0 };
+        let thread = std::thread::Builder::new()
+            .name("wal".to_owned())
+            .spawn(move || writer.run(&received, notify))
+            .unwrap_or_else(|error| panic!("cannot start the thread of the log: {error}"));
+        Wal { jobs, thread: Mutex::new(Some(thread)), reader }
+    }
+
+    /// Hands a job in. Never blocks. After a failure, or [`Wal::stop`], jobs vanish unreported.
+    pub fn submit(&self, job: Job) {
+        // The receiver is gone only after the failure was reported or the thread was stopped: the driver knows already.
+        let _ = self.jobs.send(Message::Job(job));
+    }
+
+    /// Reads entries while the thread writes.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
+    /// Bytes of the log on the disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.reader.bytes()
+    }
+
+    /// Carries out what was submitted before, then ends the thread and waits for it.
+    pub fn stop(&self) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        let _ = self.jobs.send(Message::Stop);
+        if thread.join().is_err() {
+            tracing::error!("the thread of the log panicked");
+        }
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Consecutive entries that will be one batch.
+struct Staged {
+    first: Index,
+    last: Index,
+    commit: Index,
+    frames: Vec<Bytes>,
+}
+
+struct Writer {
+    log: Log,
+    vote: VoteFile,
+    metrics: Arc<Metrics>,
+    staged: Option<Staged>,
+    /// The highest token of this turn.
+    done: Option<Token>,
+    /// The highest cut of this turn: carried out after the report, which it need not delay.
+    cut: Option<Index>,
+    /// Bytes taken in this turn.
+    bytes: usize,
+}
+
+impl Writer {
+    fn run(mut self, jobs: &Receiver<Message>, notify: impl Fn(WalEvent)) {
+        self.metrics.wal_bytes.set(i64::try_from(self.log.bytes()).unwrap_or(i64::MAX));
+        // Ends with Stop, with the last sender, or with the first error.
+        loop {
+            match self.turn(jobs, &notify) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    notify(WalEvent::Failed { error: error.to_string() });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for jobs and carries out all there are. `false` when it is to stop.
+    fn turn(&mut self, jobs: &Receiver<Message>, notify: &impl Fn(WalEvent)) -> Result<bool, LogError> {
+        let Ok(mut message) = jobs.recv() else { return Ok(false) };
+        let mut more = true;
+        loop {
+            match message {
+                Message::Job(job) => self.take(job)?,
+                Message::Stop => more = false,
+            }
+            if !more || self.bytes >= TURN_BYTES_MAX {
+                break;
+            }
+            match jobs.try_recv() {
+                Ok(next) => message = next,
+                Err(_) => break,
+            }
+        }
+        self.write_staged()?;
+        if self.log.is_dirty() {
+            let timer = self.metrics.fsync_seconds.start_timer();
+            self.log.sync()?;
+            timer.observe_duration();
+        }
+        if let Some(token) = self.done.take() {
+            notify(WalEvent::Persisted { token });
+        }
+        if let Some(upto) = self.cut.take() {
+            self.log.cut(upto)?;
+        }
+        self.bytes = 0;
+        self.metrics.wal_bytes.set(i64::try_from(self.log.bytes()).unwrap_or(i64::MAX));
+        Ok(more)
+    }
+
+    fn take(&mut self, job: Job) -> Result<(), LogError> {
+        match job {
+            Job::Write { token, first, last, mut frames, commit } => {
+                self.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+                match &mut self.staged {
+                    Some(staged) if staged.last.next() == first => {
+                        staged.last = last;
+                        staged.commit = staged.commit.max(commit);
+                        staged.frames.append(&mut frames);
+                    }
+                    _ => {
+                        self.write_staged()?;
+                        self.staged = Some(Staged { first, last, commit, frames });
+                    }
+                }
+                self.done = Some(token);
+            }
+            Job::SaveVote { token, term, voted_for } => {
+                // Durable before the entries staged so far, which were asked for earlier: harmless, they are not reported yet. The other
+                // way round would not be: entries of a term must never outlive the vote cast in it.
+                self.vote
+                    .save(term, voted_for)
+                    .map_err(|source| LogError::Io { what: "save the vote beside", source })?;
+                self.done = Some(token);
+            }
+            Job::Reset { token, last } => {
+                self.write_staged()?;
+                self.log.reset(last)?;
+                self.done = Some(token);
+            }
+            Job::Cut { upto } => self.cut = self.cut.max(Some(upto)),
+        }
+        Ok(())
+    }
+
+    fn write_staged(&mut self) -> Result<(), LogError> {
+        let Some(Staged { first, last, commit, frames }) = self.staged.take() else { return Ok(()) };
+        self.log.append(&Batch { first, last, commit, frames: &frames })
+    }
+}
