@@ -75,7 +75,8 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
             match ask {
                 Ask::Write(write) => {
                     index = index.next();
-                    let outcome = applying.apply(index, &write.payload);
+                    let position = quorum::Position { term: Term(1), index };
+                    let outcome = applying.apply_command(position, &write.payload);
                     applied_tx.send_replace(index);
                     let _ = write.reply.send(Ok(Written { outcome, revision: index.0, term: 1, copies: 2 }));
                 }

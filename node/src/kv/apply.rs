@@ -1,0 +1,205 @@
+//! What a command does to the state: the replicated state machine.
+//!
+//! Deterministic: the outcome depends on the state and the command's bytes alone, on every replica. It writes the active table and nothing
+//! else, and waits for nothing but, on a key that neither overlay nor prefetch knows, one read of the engine.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use parking_lot::RwLockWriteGuard;
+
+use super::Item;
+use super::command::{Condition, Outcome, Parsed, RawValue};
+use super::engine::EngineError;
+use super::overlay::{HeadCache, KeyHead, Map, Tables, Version, cost};
+use super::value::Value;
+
+/// Values up to this size are copied out of the payload: a small value would otherwise keep a whole network frame alive for as long as it
+/// sits in the overlay. Copying this much takes a few microseconds.
+const COPIED_VALUE_BYTES_MAX: usize = 32 << 10;
+
+/// One command being applied.
+pub(super) struct Applying<'a> {
+    tables: &'a Tables,
+    heads: &'a HeadCache,
+    views: &'a BTreeMap<u64, usize>,
+    map: RwLockWriteGuard<'a, Map>,
+    payload: &'a Bytes,
+    revision: u64,
+    /// By how much the table grew.
+    grown: isize,
+    /// By how much the number of keys grew.
+    keys: i64,
+}
+
+/// What a command led to.
+pub(super) struct Applied {
+    pub(super) outcome: Outcome,
+    /// By how much the number of keys grew.
+    pub(super) keys: i64,
+}
+
+impl<'a> Applying<'a> {
+    /// Applies the command in `payload` as the entry `revision`. On an error the state is of no use any more.
+    pub(super) fn run(
+        tables: &'a Tables,
+        heads: &'a HeadCache,
+        views: &'a BTreeMap<u64, usize>,
+        revision: u64,
+        payload: &'a Bytes,
+    ) -> Result<Applied, EngineError> {
+        let Some(command) = Parsed::read(payload) else {
+            return Ok(Applied { outcome: Outcome::Unreadable, keys: 0 });
+        };
+        let map = tables.active.map.write();
+        let mut applying = Applying { tables, heads, views, map, payload, revision, grown: 0, keys: 0 };
+        let outcome = applying.command(command)?;
+        let bytes = tables.active.bytes.load(Ordering::Relaxed).saturating_add_signed(applying.grown);
+        tables.active.bytes.store(bytes, Ordering::Relaxed);
+        Ok(Applied { outcome, keys: applying.keys })
+    }
+
+    fn command(&mut self, command: Parsed<'_>) -> Result<Outcome, EngineError> {
+        match command {
+            Parsed::Put { key, value, condition } => {
+                let head = self.head(key)?;
+                if let Some(failed) = refused(condition, head) {
+                    return Ok(failed);
+                }
+                Ok(Outcome::Put { version: self.put(key, head, self.owned(value)) })
+            }
+            Parsed::Delete { key, condition } => {
+                let head = self.head(key)?;
+                if let Some(failed) = refused(condition, head) {
+                    return Ok(failed);
+                }
+                Ok(Outcome::Deleted { count: self.delete(key, head) })
+            }
+            Parsed::PutMany(pairs) => {
+                let mut version = 0;
+                for (key, value) in pairs {
+                    let head = self.head(key)?;
+                    version = self.put(key, head, self.owned(value));
+                }
+                Ok(Outcome::Put { version })
+            }
+            Parsed::DeleteMany(keys) => {
+                let mut count = 0;
+                for key in keys {
+                    let head = self.head(key)?;
+                    count += self.delete(key, head);
+                }
+                Ok(Outcome::Deleted { count })
+            }
+            Parsed::Increment { key, by } => {
+                let head = self.head(key)?;
+                let number = head.map_or(Some(0), |head| head.number);
+                let Some(value) = number.and_then(|number| number.checked_add(by)) else {
+                    return Ok(Outcome::NotANumber);
+                };
+                let text = Bytes::copy_from_slice(itoa::Buffer::new().format(value).as_bytes());
+                Ok(Outcome::Incremented { value, version: self.put(key, head, Value::bytes(text)) })
+            }
+        }
+    }
+
+    /// What is known of a key, from the nearest place that knows it.
+    fn head(&mut self, key: &[u8]) -> Result<Option<KeyHead>, EngineError> {
+        if let Some(version) = self.map.get(key) {
+            return Ok(version.item.as_ref().map(KeyHead::of));
+        }
+        if let Some(frozen) = &self.tables.frozen
+            && let Some(version) = frozen.map.read().get(key)
+        {
+            return Ok(version.item.as_ref().map(KeyHead::of));
+        }
+        if let Some(known) = self.heads.take(key) {
+            return Ok(known);
+        }
+        // Nobody else writes the table, so it may be let go meanwhile: readers of other keys need not wait for the disk.
+        let engine = &self.tables.engine;
+        let item = RwLockWriteGuard::unlocked(&mut self.map, || engine.get(key))?;
+        Ok(item.as_ref().map(KeyHead::of))
+    }
+
+    fn put(&mut self, key: &[u8], head: Option<KeyHead>, value: Value) -> u64 {
+        let version = match head {
+            // Named before in this very command: one write.
+            Some(head) if head.revision == self.revision => head.version,
+            Some(head) => head.version + 1,
+            None => {
+                self.keys += 1;
+                1
+            }
+        };
+        self.write(key, Some(Item { value, revision: self.revision, version }));
+        version
+    }
+
+    fn delete(&mut self, key: &[u8], head: Option<KeyHead>) -> u64 {
+        if head.is_none() {
+            return 0;
+        }
+        self.keys -= 1;
+        self.write(key, None);
+        1
+    }
+
+    fn owned(&self, value: RawValue<'_>) -> Value {
+        let data = if value.data.len() <= COPIED_VALUE_BYTES_MAX {
+            Bytes::copy_from_slice(value.data)
+        } else {
+            self.payload.slice_ref(value.data)
+        };
+        Value { kind: value.kind, data }
+    }
+
+    fn write(&mut self, key: &[u8], item: Option<Item>) {
+        let revision = self.revision;
+        self.grown += signed(cost(key, item.as_ref()));
+        let Some(newest) = self.map.get_mut(key) else {
+            self.map.insert(Bytes::copy_from_slice(key), Version { revision, item, older: None });
+            return;
+        };
+        let mut old = std::mem::replace(newest, Version { revision, item, older: None });
+        self.grown -= prune(key, &mut old.older, old.revision, self.views);
+        if self.views.range(old.revision..revision).next().is_some() {
+            newest.older = Some(Box::new(old));
+        } else {
+            self.grown -= signed(cost(key, old.item.as_ref()));
+            newest.older = old.older;
+        }
+    }
+}
+
+/// Drops from a chain the versions that no view shows any more; returns the bytes that frees. Each version is shown to the views from its
+/// revision up to that of the write after it.
+fn prune(key: &[u8], older: &mut Option<Box<Version>>, until: u64, views: &BTreeMap<u64, usize>) -> isize {
+    let (mut place, mut until, mut freed) = (older, until, 0);
+    while let Some(mut version) = place.take() {
+        let revision = version.revision;
+        if views.range(revision..until).next().is_some() {
+            place = &mut place.insert(version).older;
+        } else {
+            freed += signed(cost(key, version.item.as_ref()));
+            *place = version.older.take();
+        }
+        until = revision;
+    }
+    freed
+}
+
+fn refused(condition: Condition, head: Option<KeyHead>) -> Option<Outcome> {
+    let holds = match condition {
+        Condition::None => true,
+        Condition::Absent => head.is_none(),
+        Condition::Present => head.is_some(),
+        Condition::Revision(revision) => head.is_some_and(|head| head.revision == revision),
+    };
+    (!holds).then(|| Outcome::ConditionFailed { current: head.map(|head| head.revision) })
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
+}

@@ -1,0 +1,395 @@
+//! The engine on disk: fjall, an LSM tree with a journal.
+//!
+//! The store's folder holds one subfolder per engine and a pointer file, `current`, that names the one in use; an imported state is built in
+//! a fresh subfolder and takes over by a durable rename of the pointer. What the pointer does not name is removed at the next start.
+//!
+//! fjall's ways that shape this module: a plain `get` may see half a batch, so everything is read through snapshots; its writer stalls for
+//! 100–350 ms now and then, so only the drain calls [`Engine::commit`]; with few workers it may stop flushing without an error, hence
+//! [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record lives beside the keys, under a prefix of its own.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+
+use super::{Changes, Engine, EngineError, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item};
+use crate::kv::Item;
+
+/// fjall was seen to stop flushing, silently, with 1 worker on 1 keyspace; with 4 it was not.
+const WORKERS: usize = 4;
+/// Journals beyond this make fjall flush. Two full batches of the default overlay.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Half of it makes for a faster start and more write amplification (measured).
+const MEMTABLE_BYTES: u64 = 32 << 20;
+/// In good health there are at most a few flushes under way; more means that the workers may be stuck.
+const FLUSHES_ALARM: usize = 8;
+/// Far above what a few memtables and batches hold.
+const WRITE_BUFFER_ALARM_BYTES: u64 = 512 << 20;
+/// Batches of items waiting for the ingesting thread: one being written, one ready.
+const INGEST_QUEUE: usize = 2;
+
+/// The pointer file.
+const POINTER: &str = "current";
+/// Where the pointer is written before it takes the other's place.
+const POINTER_NEXT: &str = "current.next";
+/// Every engine's folder is named so, and a number.
+const FOLDER_PREFIX: &str = "engine-";
+/// In the pointer behind the name of a first engine that is not complete yet.
+const CREATING: &str = " creating";
+/// fjall's keyspace; the only one.
+const KEYSPACE: &str = "data";
+/// The byte before every user key.
+const DATA_PREFIX: u8 = 1;
+/// The key of the meta record: behind all user keys, so that an ingestion writes it last.
+const META_KEY: [u8; 5] = *b"\x02meta";
+
+/// An engine's folder. It is the last field of whatever reads from it, so it goes after fjall has let go of its files.
+struct Folder {
+    path: PathBuf,
+    name: String,
+    doomed: AtomicBool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Acquire)
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an engine that is out of use; the next start tries again");
+        }
+    }
+}
+
+/// The engine in one folder. The fields' order is that of their end.
+pub(crate) struct FjallEngine {
+    keyspace: Keyspace,
+    db: Database,
+    folder: Arc<Folder>,
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(fjall::Error) -> EngineError {
+    move |source| EngineError::Fjall { doing, source }
+}
+
+fn file_failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
+    let path = path.to_owned();
+    move |source| EngineError::File { doing, path, source }
+}
+
+impl FjallEngine {
+    fn open(dir: &Path, name: &str, cache_bytes: u64) -> Result<FjallEngine, EngineError> {
+        let path = dir.join(name);
+        let db = Database::builder(&path)
+            .cache_size(cache_bytes)
+            .worker_threads(WORKERS)
+            .manual_journal_persist(true)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()
+            .map_err(failed("open"))?;
+        let keyspace = db
+            .keyspace(KEYSPACE, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
+            .map_err(failed("open its keyspace"))?;
+        let folder = Folder { path, name: name.to_owned(), doomed: AtomicBool::new(false) };
+        Ok(FjallEngine { keyspace, db, folder: Arc::new(folder) })
+    }
+}
+
+fn data_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(DATA_PREFIX);
+    out.extend_from_slice(key);
+    out
+}
+
+fn read_item(value: &[u8]) -> Result<Item, EngineError> {
+    decode_item(value).ok_or_else(|| EngineError::Damaged("an item of an unknown format".into()))
+}
+
+impl Engine for FjallEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
+        let found = self.db.snapshot().get(&self.keyspace, data_key(key)).map_err(failed("read a key"))?;
+        found.map(|value| read_item(&value)).transpose()
+    }
+
+    fn meta(&self) -> Result<Option<Meta>, EngineError> {
+        let found = self.db.snapshot().get(&self.keyspace, META_KEY).map_err(failed("read its position"))?;
+        found
+            .map(|value| {
+                Meta::decode(&value).ok_or_else(|| EngineError::Damaged("its position is of an unknown format".into()))
+            })
+            .transpose()
+    }
+
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        Box::new(FjallSnapshot {
+            snapshot: self.db.snapshot(),
+            keyspace: self.keyspace.clone(),
+            _db: self.db.clone(),
+            _folder: Arc::clone(&self.folder),
+        })
+    }
+
+    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError> {
+        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.size_hint().0 + 1);
+        let (mut key_bytes, mut item_bytes) = (Vec::new(), Vec::new());
+        for (key, item) in changes {
+            key_bytes.clear();
+            key_bytes.push(DATA_PREFIX);
+            key_bytes.extend_from_slice(key);
+            match item {
+                Some(item) => {
+                    item_bytes.clear();
+                    encode_item(item, &mut item_bytes);
+                    batch.insert(&self.keyspace, key_bytes.as_slice(), item_bytes.as_slice());
+                }
+                None => batch.remove(&self.keyspace, key_bytes.as_slice()),
+            }
+        }
+        batch.insert(&self.keyspace, META_KEY, meta.encode()?);
+        batch.commit().map_err(failed("take a batch"))
+    }
+
+    fn persist(&self) -> Result<(), EngineError> {
+        self.db.persist(PersistMode::SyncData).map_err(failed("sync its journal"))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.db.disk_space().unwrap_or(0)
+    }
+
+    fn alarm(&self) -> Option<String> {
+        let (flushes, buffered) = (self.db.outstanding_flushes(), self.db.write_buffer_size());
+        (flushes >= FLUSHES_ALARM || buffered >= WRITE_BUFFER_ALARM_BYTES)
+            .then(|| format!("{flushes} flushes are outstanding and {buffered} bytes wait to be flushed"))
+    }
+
+    fn name(&self) -> &str {
+        &self.folder.name
+    }
+
+    fn doom(&self, doomed: bool) {
+        self.folder.doomed.store(doomed, Ordering::Release);
+    }
+}
+
+struct FjallSnapshot {
+    snapshot: fjall::Snapshot,
+    keyspace: Keyspace,
+    _db: Database,
+    _folder: Arc<Folder>,
+}
+
+impl Snapshot for FjallSnapshot {
+    fn range(&self, from: Bound<&[u8]>) -> Items {
+        let from = match from {
+            Bound::Included(key) => Bound::Included(data_key(key)),
+            Bound::Excluded(key) => Bound::Excluded(data_key(key)),
+            Bound::Unbounded => Bound::Included(vec![DATA_PREFIX]),
+        };
+        let until = Bound::Excluded(vec![DATA_PREFIX + 1]);
+        Box::new(self.snapshot.range(&self.keyspace, (from, until)).map(|guard| {
+            let (key, value) = guard.into_inner().map_err(failed("read a range"))?;
+            let key = key.get(1..).ok_or_else(|| EngineError::Damaged("an empty key".into()))?;
+            Ok((Bytes::copy_from_slice(key), read_item(&value)?))
+        }))
+    }
+}
+
+/// A store's folder: the engines in it and the pointer to the current one.
+pub(crate) struct FjallHome {
+    dir: PathBuf,
+    cache_bytes: u64,
+}
+
+impl FjallHome {
+    /// Opens the current engine, or makes the first one in a new folder, and removes what an interrupted import left.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(FjallHome, FjallEngine), EngineError> {
+        fs::create_dir_all(dir).map_err(file_failed("create", dir))?;
+        let home = FjallHome { dir: dir.to_owned(), cache_bytes };
+        let folders = home.folders()?;
+        let name = match home.pointer()? {
+            Some((name, creating)) => {
+                home.remove_but(&folders, (!creating).then_some(&name))?;
+                if creating { home.create_first()? } else { name }
+            }
+            None if folders.is_empty() => home.create_first()?,
+            // Never guess, and never delete what may be the only copy.
+            None => {
+                let path = dir.join(POINTER);
+                return Err(EngineError::Damaged(format!("{} is missing beside engines", path.display())));
+            }
+        };
+        if !dir.join(&name).is_dir() {
+            return Err(EngineError::Damaged(format!("the engine {} is missing", dir.join(&name).display())));
+        }
+        let engine = FjallEngine::open(dir, &name, cache_bytes)?;
+        Ok((home, engine))
+    }
+
+    /// A crash in the middle leaves a pointer that says so.
+    fn create_first(&self) -> Result<String, EngineError> {
+        let name = format!("{FOLDER_PREFIX}{:08}", 1);
+        self.point_to(&format!("{name}{CREATING}"))?;
+        FjallEngine::open(&self.dir, &name, self.cache_bytes)?.persist()?;
+        self.point_to(&name)?;
+        Ok(name)
+    }
+
+    /// The name in the pointer, and whether it is of a first engine that may be incomplete.
+    fn pointer(&self) -> Result<Option<(String, bool)>, EngineError> {
+        let path = self.dir.join(POINTER);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file_failed("read", &path)(error)),
+        };
+        let name = text.trim_end();
+        let (name, creating) = name.strip_suffix(CREATING).map_or((name, false), |name| (name, true));
+        match number(name) {
+            Some(_) => Ok(Some((name.to_owned(), creating))),
+            None => Err(EngineError::Damaged(format!("{} names no engine", path.display()))),
+        }
+    }
+
+    fn point_to(&self, text: &str) -> Result<(), EngineError> {
+        let (next, pointer) = (self.dir.join(POINTER_NEXT), self.dir.join(POINTER));
+        let mut file = File::create(&next).map_err(file_failed("create", &next))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(file_failed("write", &next))?;
+        fs::rename(&next, &pointer).map_err(file_failed("replace", &pointer))?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<(), EngineError> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(file_failed("sync", &self.dir))
+    }
+
+    /// The names of the engines' folders.
+    fn folders(&self) -> Result<Vec<String>, EngineError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(file_failed("list", &self.dir))? {
+            let name = entry.map_err(file_failed("list", &self.dir))?.file_name();
+            names.extend(name.to_str().filter(|name| number(name).is_some()).map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    fn remove_but(&self, folders: &[String], keep: Option<&String>) -> Result<(), EngineError> {
+        for name in folders.iter().filter(|name| Some(*name) != keep) {
+            let path = self.dir.join(name);
+            fs::remove_dir_all(&path).map_err(file_failed("remove", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(FOLDER_PREFIX)?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
+impl Home for FjallHome {
+    fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError> {
+        let last = self.folders()?.iter().filter_map(|name| number(name)).max().unwrap_or(0);
+        let name = format!("{FOLDER_PREFIX}{:08}", last + 1);
+        let engine = FjallEngine::open(&self.dir, &name, self.cache_bytes)?;
+        self.sync_dir()?;
+        // Until it is filled and durable, nothing may be left of it.
+        engine.doom(true);
+        let (sender, receiver) = sync_channel(INGEST_QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("kv-import".into())
+            .spawn(move || ingest(engine, &receiver))
+            .map_err(file_failed("start a thread for", &self.dir))?;
+        Ok(Box::new(FjallIngest { sender: Some(sender), thread: Some(thread) }))
+    }
+
+    fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError> {
+        // First, for once the pointer may name it nothing must delete it, not even an error halfway.
+        engine.doom(false);
+        self.point_to(engine.name())
+    }
+}
+
+enum Feed {
+    Items(Vec<(Bytes, Item)>),
+    Finish(Meta),
+}
+
+/// An ingestion borrows its keyspace, so a thread owns both, fed through a short queue.
+struct FjallIngest {
+    sender: Option<SyncSender<Feed>>,
+    thread: Option<JoinHandle<Result<Option<FjallEngine>, EngineError>>>,
+}
+
+/// Fills the engine until told that it is complete; `None` if that never came.
+fn ingest(engine: FjallEngine, feed: &Receiver<Feed>) -> Result<Option<FjallEngine>, EngineError> {
+    let mut ingestion = engine.keyspace.start_ingestion().map_err(failed("begin an import"))?;
+    let mut item_bytes = Vec::new();
+    while let Ok(fed) = feed.recv() {
+        match fed {
+            Feed::Items(items) => {
+                for (key, item) in items {
+                    item_bytes.clear();
+                    encode_item(&item, &mut item_bytes);
+                    ingestion.write(data_key(&key), item_bytes.as_slice()).map_err(failed("import an item"))?;
+                }
+            }
+            Feed::Finish(meta) => {
+                ingestion.write(META_KEY, meta.encode()?).map_err(failed("import the position"))?;
+                ingestion.finish().map_err(failed("finish an import"))?;
+                engine.db.persist(PersistMode::SyncAll).map_err(failed("sync an import"))?;
+                return Ok(Some(engine));
+            }
+        }
+    }
+    drop(ingestion);
+    Ok(None)
+}
+
+impl FjallIngest {
+    /// What ended the thread early.
+    fn join(&mut self) -> Result<Option<FjallEngine>, EngineError> {
+        self.sender = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
+            Some(Err(_)) => Err(EngineError::Damaged("the import panicked".into())),
+            None => Ok(None),
+        }
+    }
+
+    fn feed(&mut self, fed: Feed) -> Result<(), EngineError> {
+        if self.sender.as_ref().is_some_and(|sender| sender.send(fed).is_ok()) {
+            return Ok(());
+        }
+        self.join()?;
+        Err(EngineError::Damaged("the import has ended already".into()))
+    }
+}
+
+impl Ingest for FjallIngest {
+    fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError> {
+        self.feed(Feed::Items(items))
+    }
+
+    fn finish(mut self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError> {
+        self.feed(Feed::Finish(meta.clone()))?;
+        match self.join()? {
+            Some(engine) => Ok(Arc::new(engine)),
+            None => Err(EngineError::Damaged("the import did not finish".into())),
+        }
+    }
+}
+
+impl Drop for FjallIngest {
+    fn drop(&mut self) {
+        // An import given up: its error, if any, has no one left to matter to.
+        let _ = self.join();
+    }
+}

@@ -1,0 +1,162 @@
+//! The engine: where applied state lives once it has left the overlay.
+//!
+//! An engine takes large batches, each of which leads from the state at one log position to the state at a later one, atomically. Its state
+//! after a power loss is that of the last [`Engine::persist`] or of any batch after it: the log repeats the rest. It never decides anything
+//! about keys: heads, conditions and counts are `apply`'s.
+//!
+//! Before: the overlay's drain. After: the engine's disk.
+
+pub(super) mod fjall;
+pub(super) mod memory;
+
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorum::{Config, Position, Quorum, SharedConfig};
+use serde::{Deserialize, Serialize};
+
+use super::Item;
+use super::value::{Value, ValueKind};
+use super::wire::Reader;
+
+/// What a batch leads to, besides the keys: written in the same batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// The last log entry the state covers.
+    pub(super) position: Position,
+    /// The keys that exist.
+    pub(super) count: u64,
+    /// The newest configuration up to there.
+    pub(super) config: Option<SharedConfig>,
+}
+
+/// Why an engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// fjall said so.
+    #[error("the engine failed to {doing}: {source}")]
+    Fjall {
+        /// What was asked of it.
+        doing: &'static str,
+        /// Its words.
+        source: ::fjall::Error,
+    },
+    /// A file or folder of ours.
+    #[error("cannot {doing} {path}: {source}")]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What was read makes no sense.
+    #[error("the engine holds damaged data: {0}")]
+    Damaged(String),
+}
+
+/// Items in key order.
+pub(super) type Items = Box<dyn Iterator<Item = Result<(Bytes, Item), EngineError>> + Send>;
+
+/// One store of keys on a disk (or in place of one).
+pub(super) trait Engine: Send + Sync {
+    /// The item under a key, as of the last whole batch.
+    fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError>;
+    /// The state's position, count and configuration; `None` on an engine that never took a batch.
+    fn meta(&self) -> Result<Option<Meta>, EngineError>;
+    /// The state as of the last whole batch, unchanged while it is held.
+    fn snapshot(&self) -> Box<dyn Snapshot>;
+    /// Takes a batch: all of it or, after a crash, nothing.
+    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError>;
+    /// Makes every batch taken so far survive a power loss.
+    fn persist(&self) -> Result<(), EngineError>;
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> u64;
+    /// What a person should know about before it becomes a failure.
+    fn alarm(&self) -> Option<String>;
+    /// The folder's name, where there is one.
+    fn name(&self) -> &str;
+    /// Whether its files go once nobody reads it any more: while it is being filled, and after another took its place.
+    fn doom(&self, doomed: bool);
+}
+
+/// The changes of one batch: each key once, `None` where it is gone.
+pub(super) type Changes<'a> = dyn Iterator<Item = (&'a Bytes, Option<&'a Item>)> + 'a;
+
+/// An engine's state at one moment.
+pub(super) trait Snapshot: Send + Sync {
+    /// Items from a bound on, lazily.
+    fn range(&self, from: Bound<&[u8]>) -> Items;
+}
+
+/// Where engines live: makes new ones, and remembers which one is current.
+pub(super) trait Home: Send + Sync {
+    /// A fresh engine that takes items in ascending order.
+    fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError>;
+    /// From now on, and after a crash, this engine is the one that opening finds; it is not doomed any more. Durable on return.
+    fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError>;
+}
+
+/// A fresh engine being filled. Dropped without [`Ingest::finish`], it leaves nothing behind.
+pub(super) trait Ingest: Send {
+    /// Takes items whose keys are greater than every one before.
+    fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError>;
+    /// The engine, filled and durable.
+    fn finish(self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError>;
+}
+
+/// The format of an item's head in an engine: kind (with the format's number in the upper half, 0), revision, version; then the value.
+const ITEM_HEAD_BYTES: usize = 17;
+
+pub(super) fn encode_item(item: &Item, out: &mut Vec<u8>) {
+    out.reserve(ITEM_HEAD_BYTES + item.value.data.len());
+    out.push(item.value.kind as u8);
+    out.extend_from_slice(&item.revision.to_le_bytes());
+    out.extend_from_slice(&item.version.to_le_bytes());
+    out.extend_from_slice(&item.value.data);
+}
+
+pub(super) fn decode_item(bytes: &[u8]) -> Option<Item> {
+    let mut reader = Reader(bytes);
+    let kind = ValueKind::from_byte(reader.u8()?)?;
+    let (revision, version) = (reader.u64()?, reader.u64()?);
+    Some(Item { value: Value { kind, data: Bytes::copy_from_slice(reader.rest()) }, revision, version })
+}
+
+/// The version of [`MetaWire`].
+const META_VERSION: u8 = 1;
+
+/// [`Meta`] as it is written.
+#[derive(Serialize, Deserialize)]
+struct MetaWire {
+    position: Position,
+    count: u64,
+    config: Option<Config>,
+}
+
+impl Meta {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, EngineError> {
+        let config = self.config.as_deref().cloned();
+        let wire = MetaWire { position: self.position, count: self.count, config };
+        postcard::to_extend(&wire, vec![META_VERSION])
+            .map_err(|error| EngineError::Damaged(format!("the configuration cannot be encoded: {error}")))
+    }
+
+    /// `None` for bytes that are none, or that hold a configuration with numbers that cannot be.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Meta> {
+        let wire: MetaWire = match bytes.split_first()? {
+            (&META_VERSION, rest) => postcard::from_bytes(rest).ok()?,
+            _ => return None,
+        };
+        if let Some(config) = &wire.config {
+            Quorum::new(config.voters.len(), config.write_quorum).ok()?;
+            if let Some(outgoing) = &config.outgoing {
+                Quorum::new(outgoing.voters.len(), outgoing.write_quorum).ok()?;
+            }
+        }
+        Some(Meta { position: wire.position, count: wire.count, config: wire.config.map(Arc::new) })
+    }
+}

@@ -1,0 +1,509 @@
+//! The store: the layers in order, who may change them, and how a table travels into the engine.
+//!
+//! Locks, in the order they are taken: `drain` (whoever moves tables), `head` (whoever changes or pins the state), a table's own lock. Reads
+//! of one key take only the last. A failure of the engine is final: it is kept, told to whoever watches, and nothing is changed after it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use quorum::{Config, Position, SharedConfig};
+use tokio::sync::watch;
+
+use super::apply::Applying;
+use super::engine::fjall::FjallHome;
+use super::engine::memory::{MemoryEngine, MemoryHome};
+use super::engine::{Engine, EngineError, Home, Meta};
+use super::overlay::{HeadCache, KeyHead, Tables};
+use super::transfer::{Export, Import, Imported};
+use super::view::{Page, View};
+use super::{Command, Item, Outcome, StoreError};
+use crate::metrics::Metrics;
+use crate::options::Limits;
+
+/// How many entries are applied between two updates of the overlay's gauge.
+const GAUGE_EVERY: u64 = 256;
+
+/// The data of one node. Cheap to clone; the last clone dropped ends the drain's thread.
+#[derive(Clone)]
+pub struct Store(Arc<Owner>);
+
+/// Owns the drain's thread, which itself holds only what is shared.
+struct Owner {
+    shared: Arc<Shared>,
+    drainer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.signal(|wanted| wanted.stop = true);
+        if let Some(thread) = self.drainer.take() {
+            // A drain under way is finished first; a panic in it has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What store, views and drain share.
+pub(super) struct Shared {
+    head: Mutex<Head>,
+    /// The same as `head.tables`, for readers.
+    tables: ArcSwap<Tables>,
+    heads: HeadCache,
+    /// Held by whoever moves tables. The position that the engine holds.
+    drain: Mutex<Position>,
+    wanted: Mutex<Wanted>,
+    wake: Condvar,
+    failure: watch::Sender<Option<String>>,
+    home: Box<dyn Home>,
+    /// The active table's size at which it is drained.
+    overlay_bytes: usize,
+    metrics: Option<Arc<Metrics>>,
+    /// Whether a thread drains; otherwise `apply` does.
+    background: bool,
+}
+
+/// What the drain's thread is asked to do.
+#[derive(Default)]
+struct Wanted {
+    drain: bool,
+    stop: bool,
+}
+
+/// The end of the state: changed by `apply` alone.
+struct Head {
+    applied: Position,
+    config: Option<SharedConfig>,
+    count: u64,
+    /// Views held, by revision.
+    views: BTreeMap<u64, usize>,
+    tables: Arc<Tables>,
+}
+
+impl Head {
+    fn meta(&self) -> Meta {
+        Meta { position: self.applied, count: self.count, config: self.config.clone() }
+    }
+
+    fn advance(&mut self, position: Position) {
+        assert!(
+            position.index == self.applied.index.next() && position.term >= self.applied.term,
+            "entry {position} applied after {}",
+            self.applied
+        );
+        self.applied = position;
+    }
+}
+
+impl Store {
+    /// Opens the store in a folder of its own, which is created if need be.
+    ///
+    /// # Errors
+    /// When the folder or the engine in it cannot be used.
+    pub fn open(dir: &Path, limits: &Limits, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
+        let (home, engine) = FjallHome::open(dir, limits.cache_bytes)?;
+        Store::start(Arc::new(engine), Box::new(home), limits, Some(metrics), true)
+    }
+
+    /// A store without a disk.
+    #[must_use]
+    pub fn memory() -> Store {
+        Store::on_memory(MemoryEngine::default(), &Limits::default())
+    }
+
+    /// A store on an engine without a disk. It has no thread: what drains, does so within the call that makes it necessary.
+    pub(crate) fn on_memory(engine: MemoryEngine, limits: &Limits) -> Store {
+        match Store::start(Arc::new(engine), Box::new(MemoryHome), limits, None, false) {
+            Ok(store) => store,
+            Err(error) => unreachable!("memory cannot fail to be read: {error}"),
+        }
+    }
+
+    pub(super) fn start(
+        engine: Arc<dyn Engine>,
+        home: Box<dyn Home>,
+        limits: &Limits,
+        metrics: Option<Arc<Metrics>>,
+        background: bool,
+    ) -> Result<Store, StoreError> {
+        let meta = engine.meta()?.unwrap_or_default();
+        let tables = Arc::new(Tables::over(engine));
+        let head = Head {
+            applied: meta.position,
+            config: meta.config,
+            count: meta.count,
+            views: BTreeMap::new(),
+            tables: Arc::clone(&tables),
+        };
+        let shared = Arc::new(Shared {
+            head: Mutex::new(head),
+            tables: ArcSwap::new(tables),
+            heads: HeadCache::default(),
+            drain: Mutex::new(meta.position),
+            wanted: Mutex::default(),
+            wake: Condvar::new(),
+            failure: watch::channel(None).0,
+            home,
+            overlay_bytes: limits.overlay_bytes,
+            metrics,
+            background,
+        });
+        shared.show_gauges();
+        let drainer = background
+            .then(|| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new().name("kv-drain".into()).spawn(move || shared.run_drain())
+            })
+            .transpose()
+            .map_err(|source| EngineError::File { doing: "start a thread for", path: "the drain".into(), source })?;
+        Ok(Store(Arc::new(Owner { shared, drainer })))
+    }
+
+    /// The item under a key. An engine that cannot be read makes it look absent, and the store has failed then: whoever answers a client
+    /// from this uses [`Store::try_get`] or looks at [`Store::failed`].
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Item> {
+        self.try_get(key).ok().flatten()
+    }
+
+    /// The item under a key.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub fn try_get(&self, key: &[u8]) -> Result<Option<Item>, StoreError> {
+        // The order matters: a table leaves `tables` only after the engine has its content.
+        let shared = &self.0.shared;
+        let tables = shared.tables.load();
+        if let Some(known) = tables.overlaid(key) {
+            return Ok(known);
+        }
+        tables.engine.get(key).map_err(|error| shared.failing(error))
+    }
+
+    /// Loads what applying the command will need, so that applying never waits for the disk. May wait for the disk itself.
+    pub fn prefetch(&self, command: &Command) {
+        let shared = &self.0.shared;
+        for key in command.keys() {
+            let generation = shared.heads.generation();
+            let tables = shared.tables.load();
+            if tables.overlays(key) || shared.heads.contains(key) {
+                continue;
+            }
+            match tables.engine.get(key) {
+                Ok(item) => shared.heads.offer(generation, key, item.as_ref().map(KeyHead::of)),
+                Err(error) => shared.fail(&error),
+            }
+        }
+    }
+
+    /// Keys that exist.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.shared.head.lock().count
+    }
+
+    /// The last log entry applied.
+    #[must_use]
+    pub fn applied(&self) -> Position {
+        self.0.shared.head.lock().applied
+    }
+
+    /// The newest configuration applied.
+    #[must_use]
+    pub fn config(&self) -> Option<Config> {
+        self.0.shared.head.lock().config.as_deref().cloned()
+    }
+
+    /// Applies the command in `payload` as the entry at `position`. Driver only, in log order.
+    ///
+    /// After a failure nothing is applied any more and the outcome means nothing: the driver looks at [`Store::failed`] before it answers
+    /// anyone.
+    pub fn apply_command(&self, position: Position, payload: &Bytes) -> Outcome {
+        let shared = &self.0.shared;
+        let mut head = shared.head.lock();
+        if shared.has_failed() {
+            return Outcome::Unreadable;
+        }
+        head.advance(position);
+        let before = head.tables.active.bytes();
+        let applied = match Applying::run(&head.tables, &shared.heads, &head.views, position.index.0, payload) {
+            Ok(applied) => applied,
+            Err(error) => {
+                shared.fail(&error);
+                return Outcome::Unreadable;
+            }
+        };
+        head.count = head.count.strict_add_signed(applied.keys);
+        let after = head.tables.active.bytes();
+        if let Some(metrics) = &shared.metrics
+            && position.index.0.is_multiple_of(GAUGE_EVERY)
+        {
+            metrics.overlay_bytes.set(i64::try_from(head.tables.overlay_bytes()).unwrap_or(i64::MAX));
+        }
+        drop(head);
+        if after >= shared.overlay_bytes && (before < shared.overlay_bytes || !shared.background) {
+            shared.request_drain();
+        }
+        applied.outcome
+    }
+
+    /// Passes over an entry without content. Driver only, in log order.
+    pub fn apply_empty(&self, position: Position) {
+        let shared = &self.0.shared;
+        let mut head = shared.head.lock();
+        if !shared.has_failed() {
+            head.advance(position);
+        }
+    }
+
+    /// Applies a configuration. Driver only, in log order.
+    pub fn apply_config(&self, position: Position, config: &Config) {
+        let shared = &self.0.shared;
+        let mut head = shared.head.lock();
+        if !shared.has_failed() {
+            head.advance(position);
+            head.config = Some(Arc::new(config.clone()));
+        }
+    }
+
+    /// A view that does not change.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let shared = &self.0.shared;
+        let mut head = shared.head.lock();
+        let revision = head.applied.index.0;
+        *head.views.entry(revision).or_default() += 1;
+        let (tables, meta) = (Arc::clone(&head.tables), head.meta());
+        // Under the lock: what the engine holds now is no newer than the revision, and whatever it lacks is in the tables.
+        let snapshot = tables.engine.snapshot();
+        drop(head);
+        View::new(Arc::clone(shared), tables, meta, snapshot)
+    }
+
+    /// A page of the data as it is now: as [`View::page`].
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub fn page(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
+        self.view().page(prefix, after, limit)
+    }
+
+    /// A hash of the whole data: as [`View::digest`].
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.view().digest()
+    }
+
+    /// Bytes applied but not yet in the engine.
+    #[must_use]
+    pub fn overlay_bytes(&self) -> usize {
+        self.0.shared.tables.load().overlay_bytes()
+    }
+
+    /// Whether the overlay may grow. Without room a leader admits no writes, and a follower puts off applying.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.overlay_bytes() < self.0.shared.overlay_bytes.saturating_mul(2)
+    }
+
+    /// Drains everything applied so far and makes it durable: the log may be cut up to the position returned. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the engine cannot take it; the store has failed then.
+    pub fn persist(&self) -> Result<Position, StoreError> {
+        let shared = &self.0.shared;
+        let mut drained = shared.drain.lock();
+        shared.drain_now(&mut drained)?;
+        let engine = Arc::clone(&shared.tables.load().engine);
+        engine.persist().map_err(|error| shared.failing(error))?;
+        Ok(*drained)
+    }
+
+    /// The whole state as of now, in chunks. Reading it blocks for the disk.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub fn export(&self) -> Result<Export, StoreError> {
+        self.0.shared.check()?;
+        Ok(Export::new(self.view()))
+    }
+
+    /// Begins to receive the state of another node, beside the one here. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When no engine can be made for it.
+    pub fn begin_import(&self) -> Result<Import, StoreError> {
+        self.0.shared.check()?;
+        Ok(Import::new(self.0.shared.home.ingest()?))
+    }
+
+    /// Replaces the state by an imported one, atomically and durably. Driver only, between two entries. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When it is older than the state here, which stays; or when the disk fails, and the store with it.
+    pub fn install(&self, imported: Imported) -> Result<(), StoreError> {
+        let shared = &self.0.shared;
+        let mut drained = shared.drain.lock();
+        shared.check()?;
+        let Imported { engine, meta } = imported;
+        let applied = self.applied();
+        if meta.position.index < applied.index {
+            return Err(StoreError::Foreign(format!("it ends at {}, the state here at {applied}", meta.position)));
+        }
+        shared.home.adopt(&*engine).map_err(|error| shared.failing(error))?;
+        let mut head = shared.head.lock();
+        head.applied = meta.position;
+        head.count = meta.count;
+        head.config = meta.config;
+        let old = Arc::clone(&head.tables.engine);
+        shared.publish(&mut head, Tables::over(engine));
+        drop(head);
+        shared.heads.invalidate();
+        old.doom(true);
+        *drained = meta.position;
+        shared.show_gauges();
+        Ok(())
+    }
+
+    /// Why the store has failed, if it has: the node must stop.
+    #[must_use]
+    pub fn failed(&self) -> Option<String> {
+        self.0.shared.failure.borrow().clone()
+    }
+
+    /// Changes when the store fails.
+    #[must_use]
+    pub fn failures(&self) -> watch::Receiver<Option<String>> {
+        self.0.shared.failure.subscribe()
+    }
+
+    /// Drains everything applied so far without making it durable.
+    #[cfg(test)]
+    pub(super) fn drain(&self) {
+        let shared = &self.0.shared;
+        shared.drain_now(&mut shared.drain.lock()).expect("drain");
+    }
+}
+
+impl Shared {
+    pub(super) fn release_view(&self, revision: u64) {
+        let mut head = self.head.lock();
+        if let Some(held) = head.views.get_mut(&revision) {
+            *held -= 1;
+            if *held == 0 {
+                head.views.remove(&revision);
+            }
+        }
+    }
+
+    /// Records a failure. Only the first counts: what follows is its consequence.
+    pub(super) fn fail(&self, why: &dyn Display) {
+        self.failure.send_if_modified(|failure| {
+            if failure.is_none() {
+                tracing::error!(%why, "the store has failed: this node must stop");
+                *failure = Some(why.to_string());
+                return true;
+            }
+            false
+        });
+    }
+
+    fn failing(&self, error: EngineError) -> StoreError {
+        self.fail(&error);
+        error.into()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.failure.borrow().as_ref().map_or(Ok(()), |why| Err(StoreError::Failed(why.clone())))
+    }
+
+    fn signal(&self, change: impl FnOnce(&mut Wanted)) {
+        change(&mut self.wanted.lock());
+        self.wake.notify_one();
+    }
+
+    fn request_drain(&self) {
+        if self.background {
+            self.signal(|wanted| wanted.drain = true);
+        } else {
+            // An error is kept as the failure.
+            let _ = self.drain_now(&mut self.drain.lock());
+        }
+    }
+
+    /// The drain's thread.
+    fn run_drain(&self) {
+        loop {
+            let mut wanted = self.wanted.lock();
+            self.wake.wait_while(&mut wanted, |wanted| !wanted.drain && !wanted.stop);
+            if wanted.stop {
+                return;
+            }
+            wanted.drain = false;
+            drop(wanted);
+            // Again at once if the table that took its place has filled up meanwhile: nobody asks twice.
+            while self.tables.load().active.bytes() >= self.overlay_bytes {
+                let drained = self.drain_now(&mut self.drain.lock());
+                if drained.is_err() || self.wanted.lock().stop {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Moves everything applied so far into the engine: freezes the active table, hands it over as one batch, lets go of it.
+    fn drain_now(&self, drained: &mut Position) -> Result<(), StoreError> {
+        self.check()?;
+        let mut head = self.head.lock();
+        let meta = head.meta();
+        if meta.position == *drained {
+            return Ok(());
+        }
+        assert!(head.tables.frozen.is_none(), "a frozen table was left behind by a drain that did not fail");
+        let (table, engine) = (Arc::clone(&head.tables.active), Arc::clone(&head.tables.engine));
+        let tables = Tables { frozen: Some(Arc::clone(&table)), ..Tables::over(Arc::clone(&engine)) };
+        self.publish(&mut head, tables);
+        drop(head);
+
+        // On an error the frozen table stays in place: reads remain right until the node has stopped.
+        let map = table.map.read();
+        let mut changes = map.iter().map(|(key, version)| (key, version.item.as_ref()));
+        engine.commit(&mut changes, &meta).map_err(|error| self.failing(error))?;
+        drop(map);
+
+        // Before the table goes: from then on heads of its keys are looked for in the cache and the engine.
+        self.heads.invalidate();
+        let mut head = self.head.lock();
+        let active = Arc::clone(&head.tables.active);
+        self.publish(&mut head, Tables { active, frozen: None, engine: Arc::clone(&engine) });
+        drop(head);
+        *drained = meta.position;
+        if let Some(alarm) = engine.alarm() {
+            tracing::warn!(%alarm, "the engine falls behind");
+        }
+        self.show_gauges();
+        Ok(())
+    }
+
+    fn publish(&self, head: &mut Head, tables: Tables) {
+        head.tables = Arc::new(tables);
+        self.tables.store(Arc::clone(&head.tables));
+    }
+
+    fn show_gauges(&self) {
+        if let Some(metrics) = &self.metrics {
+            let tables = self.tables.load();
+            metrics.overlay_bytes.set(i64::try_from(tables.overlay_bytes()).unwrap_or(i64::MAX));
+            metrics.engine_bytes.set(i64::try_from(tables.engine.disk_bytes()).unwrap_or(i64::MAX));
+        }
+    }
+}
