@@ -1,1 +1,30 @@
-//! Stub.
+//! The HTTP face of a node: the simple *lab* routes, the API under `/v1`, health, metrics and the web page.
+//!
+//! One table ([`route`]) says which routes there are. A request is matched by [`face`], bounded and parsed by [`request`], done by
+//! [`lab`], [`v1`], [`admin`], [`health`] or [`metrics`], and turned into bytes by [`respond`] or, for whole ranges, [`scan`]. There is no
+//! stack of layers: the two requests that matter most (a put and a get) pass a handful of function calls.
+//!
+//! Never: touches the log, the disk or another node (all of that is behind [`crate::handle::Handle`]); maps an error to a status code
+//! outside [`error`]; reads a body, a header or a range without a bound. Before: clients. After: [`crate::handle`].
+
+mod admin;
+mod error;
+mod face;
+mod health;
+mod io;
+mod json;
+mod lab;
+mod metrics;
+mod request;
+mod respond;
+mod route;
+mod scan;
+mod server;
+mod status;
+mod ui;
+mod v1;
+
+#[cfg(test)]
+mod tests;
+
+pub use server::serve;

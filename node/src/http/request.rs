@@ -1,0 +1,244 @@
+//! Reading a request: its key, query, conditions, token and body, each with its bound.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use super::error::{Code, Failure};
+use super::face::Face;
+use crate::handle::{Consistency, WriteOptions};
+use crate::kv::Condition;
+
+/// How long a body may take to arrive. At the largest default value that is 35 kB a second.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What is planned but not there yet.
+pub(super) fn not_implemented(what: &str) -> Failure {
+    Failure::new(Code::NotImplemented, format!("{what} is planned, but this version does not have it yet"))
+}
+
+/// The key that follows a route's path.
+pub(super) fn key_of_path(face: &Face, encoded: &str) -> Result<Bytes, Failure> {
+    if !encoded.contains('%') {
+        return check_key(face, Bytes::copy_from_slice(encoded.as_bytes()));
+    }
+    check_key(face, Bytes::from(percent_decode_str(encoded).collect::<Vec<u8>>()))
+}
+
+/// A key that is in order: UTF-8, and neither empty nor too long.
+pub(super) fn check_key(face: &Face, key: Bytes) -> Result<Bytes, Failure> {
+    let limit = face.handle.options().limits.key_bytes;
+    let complaint = if key.is_empty() {
+        "the key is empty".into()
+    } else if key.len() > limit {
+        format!("the key has {} bytes, the limit is {limit}", key.len())
+    } else if let Err(error) = std::str::from_utf8(&key) {
+        format!("the key is not UTF-8 at byte {}", error.valid_up_to())
+    } else {
+        return Ok(key);
+    };
+    Err(Failure::new(Code::KeyInvalid, complaint))
+}
+
+/// The query of a URI.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a>(Option<&'a str>);
+
+impl<'a> Query<'a> {
+    /// The query of this request.
+    pub(super) fn of<B>(request: &'a Request<B>) -> Query<'a> {
+        Query(request.uri().query())
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The first parameter of this name, decoded: `+` is a space, as in forms.
+    pub(super) fn get(self, name: &str) -> Option<Vec<u8>> {
+        let (_, value) =
+            self.0?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(n, _)| *n == name)?;
+        let spaced = if value.contains('+') { Cow::Owned(value.replace('+', " ")) } else { Cow::Borrowed(value) };
+        Some(percent_decode_str(&spaced).collect())
+    }
+
+    /// As [`Query::get`], for text.
+    pub(super) fn text(self, name: &str) -> Result<Option<String>, Failure> {
+        let text = self.get(name).map(String::from_utf8).transpose();
+        text.map_err(|_| Failure::bad(format!("the parameter {name} is not UTF-8")))
+    }
+
+    /// As [`Query::get`], for a number.
+    pub(super) fn number(self, name: &str) -> Result<Option<u64>, Failure> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let number = text.parse();
+        number.map(Some).map_err(|_| Failure::bad(format!("the parameter {name} is no number: {text:?}")))
+    }
+
+    /// Whether a write or read may be passed on to the leader.
+    fn forward(self) -> Result<bool, Failure> {
+        match self.text("forward")?.as_deref() {
+            None | Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(Failure::bad(format!("forward is true or false, not {other:?}"))),
+        }
+    }
+}
+
+/// How a write under `/v1` is to be done.
+pub(super) fn write_options(face: &Face, request: &Request<Incoming>) -> Result<WriteOptions, Failure> {
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return Err(not_implemented("the header Idempotency-Key"));
+    }
+    let query = Query::of(request);
+    if query.is_empty() {
+        return Ok(WriteOptions::default());
+    }
+    if query.get("ttl").is_some() {
+        return Err(not_implemented("the parameter ttl"));
+    }
+    let copies = query.number("w")?.map(|w| raised(face, w)).transpose()?.flatten();
+    Ok(WriteOptions { copies, forward: query.forward()? })
+}
+
+/// The copies that `?w=` asks for beyond W.
+fn raised(face: &Face, wanted: u64) -> Result<Option<usize>, Failure> {
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let state = face.handle.state();
+    let Some(config) = state.config.as_ref() else { return Ok(Some(wanted)) };
+    let (lowest, highest) = (config.write_quorum, config.voters.len());
+    if wanted < lowest || wanted > highest {
+        let message = format!(
+            "w={wanted} is not possible: a request may only raise the write quorum, here from {lowest} up to {highest}"
+        );
+        return Err(Failure::new(Code::WriteQuorumInvalid, message));
+    }
+    Ok((wanted > lowest).then_some(wanted))
+}
+
+/// How fresh a read under `/v1` must be, whether it may go to the leader for that, and what it must show at least.
+pub(super) fn read_options(query: Query<'_>) -> Result<(Consistency, bool, Option<u64>), Failure> {
+    if query.is_empty() {
+        return Ok((Consistency::Linearizable, true, None));
+    }
+    let consistency = match query.text("consistency")?.as_deref() {
+        None | Some("linearizable") => Consistency::Linearizable,
+        Some("local") => Consistency::Local,
+        Some(other) => return Err(Failure::bad(format!("consistency is linearizable or local, not {other:?}"))),
+    };
+    Ok((consistency, query.forward()?, query.number("min_revision")?))
+}
+
+/// The condition in `If-Match` or `If-None-Match`.
+pub(super) fn condition(request: &Request<Incoming>) -> Result<Condition, Failure> {
+    match (request.headers().get(IF_MATCH), request.headers().get(IF_NONE_MATCH)) {
+        (None, None) => Ok(Condition::None),
+        (Some(_), Some(_)) => Err(Failure::bad("If-Match and If-None-Match exclude each other")),
+        (None, Some(value)) if value.as_bytes().trim_ascii() == b"*" => Ok(Condition::Absent),
+        (None, Some(_)) => Err(Failure::bad("a write understands If-None-Match: * only")),
+        (Some(value), None) if value.as_bytes().trim_ascii() == b"*" => Ok(Condition::Present),
+        (Some(value), None) => match revision_of_etag(value.as_bytes()) {
+            Some(revision) => Ok(Condition::Revision(revision)),
+            None => Err(Failure::bad("If-Match takes * or one revision, as in If-Match: \"7\"")),
+        },
+    }
+}
+
+/// The number in an entity tag, with or without its quotes.
+pub(super) fn revision_of_etag(tag: &[u8]) -> Option<u64> {
+    let tag = std::str::from_utf8(tag).ok()?.trim();
+    let bare = tag.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(tag);
+    // `parse` would also take a sign.
+    bare.bytes().all(|b| b.is_ascii_digit()).then(|| bare.parse().ok()).flatten()
+}
+
+/// Lets only those pass who know the admin token, where one is set.
+pub(super) fn demand_admin(face: &Face, request: &Request<Incoming>) -> Result<(), Failure> {
+    let Some(token) = &face.handle.options().admin_token else { return Ok(()) };
+    let challenge = || hyper::header::HeaderValue::try_from("Bearer");
+    let refuse = |message: &'static str| {
+        Err(Failure::new(Code::Unauthorized, message).with_header(hyper::header::WWW_AUTHENTICATE, challenge()))
+    };
+    let Some(header) = request.headers().get(AUTHORIZATION) else {
+        return refuse("this changes the cluster and needs the admin token: Authorization: Bearer <token>");
+    };
+    let given = header.as_bytes();
+    let (scheme, given) = given.split_at(given.len().min("Bearer ".len()));
+    if scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes()) {
+        return Ok(());
+    }
+    refuse("the admin token is not the one this node was started with")
+}
+
+/// Comparison whose time depends on the length of what was given alone.
+fn same(given: &[u8], secret: &[u8]) -> bool {
+    let mut difference = given.len() ^ secret.len();
+    for (at, byte) in given.iter().enumerate() {
+        difference |= usize::from(byte ^ secret.get(at).copied().unwrap_or(0));
+    }
+    std::hint::black_box(difference) == 0
+}
+
+/// The whole body, at most `limit` bytes of it.
+pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+    let mut body = request.into_body();
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Failure::too_large(limit));
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, collect(&mut body, limit)).await {
+        Ok(collected) => collected,
+        Err(_) => Err(Failure::new(Code::RequestTimeout, "the body did not arrive in time").closing()),
+    }
+}
+
+async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
+    let first = next_chunk(body).await?;
+    if body.is_end_stream() {
+        // The usual case: one packet, one slice of the connection's buffer, no copy.
+        return if first.len() > limit { Err(Failure::too_large(limit)) } else { Ok(first) };
+    }
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+    let mut whole = BytesMut::with_capacity(first.len() + expected);
+    let mut chunk = first;
+    loop {
+        if whole.len() + chunk.len() > limit {
+            return Err(Failure::too_large(limit));
+        }
+        whole.extend_from_slice(&chunk);
+        if body.is_end_stream() {
+            return Ok(whole.freeze());
+        }
+        chunk = next_chunk(body).await?;
+    }
+}
+
+/// The next piece of the body; empty at its end and for trailers.
+async fn next_chunk(body: &mut Incoming) -> Result<Bytes, Failure> {
+    match body.frame().await {
+        None => Ok(Bytes::new()),
+        Some(Ok(frame)) => Ok(frame.into_data().unwrap_or_default()),
+        Some(Err(error)) => Err(Failure::bad(format!("the body broke off: {error}")).closing()),
+    }
+}
+
+/// JSON that must be there.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(Failure::bad(format!("the body is not UTF-8 at byte {}", error.valid_up_to())));
+    }
+    // serde_json's messages end in "at line 1 column 7".
+    serde_json::from_slice(bytes).map_err(|error| Failure::bad(format!("the body is not the JSON expected: {error}")))
+}
