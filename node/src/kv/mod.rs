@@ -60,14 +60,46 @@ impl Store {
         let mut guard = self.0.write();
         guard.0 = index;
         let data = &mut guard.1;
+        let holds = |data: &BTreeMap<Bytes, Item>, key: &Bytes, condition: Condition| match condition {
+            Condition::None => true,
+            Condition::Absent => !data.contains_key(key),
+            Condition::Present => data.contains_key(key),
+            Condition::Revision(revision) => data.get(key).is_some_and(|i| i.revision == revision),
+        };
+        let put = |data: &mut BTreeMap<Bytes, Item>, key: Bytes, value: Value| {
+            let version = data.get(&key).map_or(1, |i| i.version + 1);
+            data.insert(key, Item { value, revision: index.0, version });
+            version
+        };
         match Command::decode(payload) {
-            Some(Command::Put { key, value, .. }) => {
-                let version = data.get(&key).map_or(1, |i| i.version + 1);
-                data.insert(key, Item { value, revision: index.0, version });
-                Outcome::Put { version }
+            Some(Command::Put { key, value, condition }) => {
+                if !holds(data, &key, condition) {
+                    return Outcome::ConditionFailed { current: data.get(&key).map(|i| i.revision) };
+                }
+                Outcome::Put { version: put(data, key, value) }
             }
             Some(Command::Delete { key, .. }) => Outcome::Deleted { count: u64::from(data.remove(&key).is_some()) },
-            _ => Outcome::Unreadable,
+            Some(Command::PutMany { pairs }) => {
+                let mut version = 0;
+                for (key, value) in pairs {
+                    version = put(data, key, value);
+                }
+                Outcome::Put { version }
+            }
+            Some(Command::DeleteMany { keys }) => {
+                Outcome::Deleted { count: keys.iter().filter(|k| data.remove(*k).is_some()).count() as u64 }
+            }
+            Some(Command::Increment { key, by }) => {
+                let old = data.get(&key).map_or(Some(0), |i| std::str::from_utf8(&i.value.data).ok()?.parse().ok());
+                match old.and_then(|n: i64| n.checked_add(by)) {
+                    Some(value) => {
+                        let version = put(data, key, Value::bytes(value.to_string()));
+                        Outcome::Incremented { value, version }
+                    }
+                    None => Outcome::NotANumber,
+                }
+            }
+            None => Outcome::Unreadable,
         }
     }
 

@@ -23,3 +23,21 @@ pub struct Value {
     /// The bytes: raw, UTF-8 text, or JSON text.
     pub data: Bytes,
 }
+
+impl Value {
+    /// Raw bytes.
+    #[must_use]
+    pub fn bytes(data: impl Into<Bytes>) -> Value {
+        Value { kind: ValueKind::Bytes, data: data.into() }
+    }
+
+    /// The value a line of text stands for: JSON keeps its type, anything else is text.
+    #[must_use]
+    pub fn from_line(line: &str) -> Value {
+        match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(serde_json::Value::String(text)) => Value { kind: ValueKind::Text, data: text.into() },
+            Ok(json) => Value { kind: ValueKind::Json, data: json.to_string().into() },
+            Err(_) => Value { kind: ValueKind::Text, data: line.to_owned().into() },
+        }
+    }
+}
