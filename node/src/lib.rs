@@ -1,5 +1,6 @@
 //! A node of Quorate: the replicated key-value store around the [`quorum`] core.
 
+pub mod cli;
 pub mod handle;
 pub mod http;
 pub mod kv;
