@@ -1,0 +1,411 @@
+//! The comparison: in every round each system in turn, alone on the machine, from an empty disk, under the same loads.
+//!
+//! The order changes from round to round, so that no system always meets the warmer machine. A system that fails is reported as such
+//! and the others go on. What is measured here is judged in `results` and drawn in `report`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::etcd::Etcd;
+use crate::failure::{Context, Failure, Outcome};
+use crate::load::{self, Method, Order, Spec};
+use crate::process::{self, Member, Members};
+use crate::quorate::Quorate;
+use crate::redis::{self, Redis};
+use crate::results::{Cell, Figures, HALF_LOAD_SECONDS, PIPELINED_SECONDS, Results, System, Workload};
+use crate::tools::{self, EtcdTools};
+use crate::{machine, report};
+
+/// Size of a value: a small record.
+const VALUE_BYTES: usize = 256;
+/// Keys that are written.
+const KEYS: u64 = 100_000;
+/// Keys that are read: written once beforehand.
+const READ_KEYS: u64 = 10_000;
+/// Clients of the writes: one alone, a busy service, many.
+const PUT_CLIENTS: [usize; 3] = [1, 64, 256];
+/// Clients of the reads and of redis-benchmark.
+const CLIENTS: usize = 64;
+/// Connections of the run at half load.
+const HALF_LOAD_CLIENTS: usize = 256;
+/// Uncounted start of every load of our own; the peers' tools run a short load first.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Longest that writing the keys to be read may take.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// Writes and reads, against etcd and the echo.
+    Http,
+    /// redis-benchmark, against Redis.
+    Redis,
+    /// The tail of the latency at half load.
+    Latency,
+}
+
+/// What was asked for.
+pub(crate) struct Options {
+    pub(crate) quick: bool,
+    pub(crate) rounds: Option<usize>,
+    pub(crate) only: Option<Only>,
+    pub(crate) systems: Vec<System>,
+    pub(crate) half_load_seconds: Option<u64>,
+    pub(crate) quorate: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// How much time goes where. The default adds up to a quarter of an hour, `quick` to three minutes.
+struct Budget {
+    rounds: usize,
+    cell_seconds: f64,
+    pipelined_rounds: usize,
+    pipelined_seconds: f64,
+    half_load_seconds: f64,
+}
+
+impl Budget {
+    fn of(options: &Options) -> Budget {
+        let alone = options.only.is_some();
+        let mut budget = if options.quick {
+            Budget {
+                rounds: 2,
+                cell_seconds: 2.0,
+                pipelined_rounds: 1,
+                pipelined_seconds: 10.0,
+                half_load_seconds: 20.0,
+            }
+        } else {
+            Budget {
+                rounds: 5,
+                cell_seconds: 4.0,
+                // Two, so that each of the two systems goes first once; alone there is time for all.
+                pipelined_rounds: if alone { usize::MAX } else { 2 },
+                pipelined_seconds: PIPELINED_SECONDS,
+                half_load_seconds: if alone { HALF_LOAD_SECONDS } else { 120.0 },
+            }
+        };
+        if let Some(rounds) = options.rounds {
+            budget.rounds = rounds.max(1);
+        }
+        if let Some(seconds) = options.half_load_seconds {
+            budget.half_load_seconds = seconds.max(1) as f64;
+        }
+        budget
+    }
+}
+
+/// Everything that a comparison needs, and what it has found.
+struct Comparison {
+    budget: Budget,
+    systems: Vec<System>,
+    data: PathBuf,
+    quorate: Option<PathBuf>,
+    etcd: Option<EtcdTools>,
+    cells: Vec<Cell>,
+    failures: Vec<String>,
+}
+
+/// Runs the comparison and writes its results; returns the folder they are in.
+pub(crate) async fn run(options: Options) -> Outcome<PathBuf> {
+    let (mut comparison, versions) = prepare(&options).await?;
+    let machine = machine::describe(&comparison.data, versions)?;
+    let wanted = |only| options.only.is_none_or(|o| o == only);
+    for round in 1..=comparison.budget.rounds {
+        if wanted(Only::Http) {
+            let systems = [System::Quorate, System::Etcd, System::Echo];
+            comparison.in_turn(round, &systems, async |c, round, system| c.http(round, system).await).await;
+        }
+        if wanted(Only::Redis) {
+            let systems = [System::Quorate, System::Redis];
+            comparison.in_turn(round, &systems, async |c, round, system| c.redis(round, system).await).await;
+        }
+    }
+    if wanted(Only::Latency) {
+        comparison.in_turn(1, &[System::Quorate], async |c, _, _| c.half_load().await).await;
+    }
+    let results = Results {
+        machine,
+        rounds: comparison.budget.rounds,
+        quick: options.quick,
+        value_bytes: VALUE_BYTES,
+        cells: comparison.cells,
+        failures: comparison.failures,
+    };
+    if results.cells.is_empty() {
+        return Err(Failure::new(format!("nothing was measured: {}", results.failures.join("; "))));
+    }
+    report::write(&results, options.out)
+}
+
+/// Finds, installs or builds what is compared; also says which versions those are.
+async fn prepare(options: &Options) -> Outcome<(Comparison, Vec<(String, String)>)> {
+    let data = options.data_dir.clone().unwrap_or_else(|| tools::target_dir().join("bench-data"));
+    std::fs::create_dir_all(&data).context(|| format!("cannot create {}", data.display()))?;
+    machine::check_disk(&data)?;
+    let mut versions = Vec::new();
+    let version = |program: &Path| process::line_of(&program.to_string_lossy(), &["--version"]);
+    let mut comparison = Comparison {
+        budget: Budget::of(options),
+        systems: options.systems.clone(),
+        data,
+        quorate: None,
+        etcd: None,
+        cells: Vec::new(),
+        failures: Vec::new(),
+    };
+    if options.systems.contains(&System::Quorate) {
+        let program = tools::quorate(options.quorate.clone()).await?;
+        versions.push(("Quorate".to_owned(), version(&program)));
+        comparison.quorate = Some(program);
+    }
+    let needs = |system, only| options.systems.contains(&system) && options.only.is_none_or(|o| o == only);
+    if needs(System::Etcd, Only::Http) {
+        let etcd = tools::etcd().await?;
+        versions.push(("etcd".to_owned(), version(&etcd.server)));
+        versions.push(("Go".to_owned(), process::line_of("go", &["version"])));
+        comparison.etcd = Some(etcd);
+    }
+    if options.only.is_none_or(|o| o == Only::Redis) {
+        tools::redis().await?;
+        versions.push(("Redis".to_owned(), version(Path::new("redis-server"))));
+    }
+    versions.push(("Rust".to_owned(), process::line_of("rustc", &["--version"])));
+    Ok((comparison, versions))
+}
+
+impl Comparison {
+    /// Measures the systems one after the other; another one is first in every round.
+    async fn in_turn<F>(&mut self, round: usize, systems: &[System], mut measure: F)
+    where
+        F: AsyncFnMut(&mut Comparison, usize, System) -> Outcome<()>,
+    {
+        for place in 0..systems.len() {
+            let system = systems[(place + round - 1) % systems.len()];
+            if !self.systems.contains(&system) {
+                continue;
+            }
+            if let Err(e) = measure(self, round, system).await {
+                eprintln!("round {round}: {} failed: {e}", system.name());
+                self.failures.push(format!("round {round}, {}: {e}", system.name()));
+            }
+        }
+    }
+
+    /// A folder for one system's data, gone with it.
+    fn fresh_dir(&self) -> Outcome<TempDir> {
+        tempfile::tempdir_in(&self.data).context(|| format!("cannot create a folder in {}", self.data.display()))
+    }
+
+    async fn start_quorate(&self, dir: &Path) -> Outcome<Quorate> {
+        let program = self.quorate.as_deref().context(|| "quorate is not there".to_owned())?;
+        Quorate::start(program, dir).await
+    }
+
+    /// Writes and reads, each system by its own protocol.
+    async fn http(&mut self, round: usize, system: System) -> Outcome<()> {
+        let dir = self.fresh_dir()?;
+        let seconds = self.budget.cell_seconds;
+        match system {
+            System::Etcd => {
+                let tools = self.etcd.clone().context(|| "etcd is not there".to_owned())?;
+                let mut etcd = Etcd::start(&tools, dir.path()).await?;
+                for clients in PUT_CLIENTS {
+                    let before = etcd.members.cpu_seconds();
+                    let figures = etcd.put(clients, VALUE_BYTES, seconds).await?;
+                    self.add((round, system, Workload::Put, clients), figures, &etcd.members, before);
+                }
+                let before = etcd.members.cpu_seconds();
+                let figures = etcd.range(CLIENTS, VALUE_BYTES, seconds).await?;
+                self.add((round, system, Workload::Get, CLIENTS), figures, &etcd.members, before);
+                etcd.members.stop().await;
+            }
+            System::Quorate => {
+                let quorate = self.start_quorate(dir.path()).await?;
+                self.http_load(round, system, quorate.leader_http, quorate.members).await?;
+            }
+            System::Echo | System::Redis => {
+                let (port, members) = start_echo(dir.path()).await?;
+                self.http_load(round, System::Echo, port, members).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Our own load on an HTTP server: the writes, the keys to be read, the reads.
+    async fn http_load(&mut self, round: usize, system: System, port: u16, mut members: Members) -> Outcome<()> {
+        let duration = Duration::from_secs_f64(self.budget.cell_seconds);
+        let put = Spec {
+            port,
+            method: Method::Put,
+            clients: CLIENTS,
+            value_bytes: VALUE_BYTES,
+            keys: KEYS,
+            order: Order::Random,
+            rate: None,
+            warm_up: WARM_UP,
+            duration,
+        };
+        for clients in PUT_CLIENTS {
+            self.loaded((round, system, Workload::Put), Spec { clients, ..put.clone() }, &mut members).await?;
+        }
+        let fill = Spec { keys: READ_KEYS, order: Order::EachOnce, warm_up: Duration::ZERO, ..put.clone() };
+        let filled = load::run(&Spec { duration: FILL_LIMIT, ..fill }).await?;
+        if filled.answered != READ_KEYS {
+            let why = filled.first_error.unwrap_or_default();
+            return Err(Failure::new(format!("only {} of {READ_KEYS} keys written: {why}", filled.answered)));
+        }
+        let get = Spec { method: Method::Get, keys: READ_KEYS, ..put };
+        self.loaded((round, system, Workload::Get), get, &mut members).await?;
+        members.stop().await;
+        Ok(())
+    }
+
+    async fn loaded(&mut self, of: (usize, System, Workload), spec: Spec, members: &mut Members) -> Outcome<Figures> {
+        let before = members.cpu_seconds();
+        let report = load::run(&spec).await?;
+        members.check()?;
+        let figures = figures(&report)?;
+        self.add((of.0, of.1, of.2, spec.clients), figures.clone(), members, before);
+        Ok(figures)
+    }
+
+    /// redis-benchmark, plain and pipelined.
+    async fn redis(&mut self, round: usize, system: System) -> Outcome<()> {
+        let dir = self.fresh_dir()?;
+        if system == System::Quorate {
+            let mut quorate = self.start_quorate(dir.path()).await?;
+            let port = quorate.leader_tcp;
+            self.set(round, system, port, &quorate.members).await?;
+            if round <= self.budget.pipelined_rounds {
+                let before = quorate.members.cpu_seconds();
+                let figures = redis::set(port, CLIENTS, 16, VALUE_BYTES, self.budget.pipelined_seconds).await?;
+                let figures = with_drain(figures, quorate.drained().await?);
+                self.add((round, system, Workload::SetPipelined, CLIENTS), figures, &quorate.members, before);
+            }
+            quorate.members.stop().await;
+        } else {
+            let mut redis = Redis::start(dir.path()).await?;
+            let port = redis.master;
+            self.set(round, system, port, &redis.members).await?;
+            if round <= self.budget.pipelined_rounds {
+                let before = redis.members.cpu_seconds();
+                let figures = redis::set(port, CLIENTS, 16, VALUE_BYTES, self.budget.pipelined_seconds).await?;
+                let figures = with_drain(figures, redis.drained().await?);
+                self.add((round, system, Workload::SetPipelined, CLIENTS), figures, &redis.members, before);
+            }
+            redis.members.stop().await;
+        }
+        Ok(())
+    }
+
+    async fn set(&mut self, round: usize, system: System, port: u16, members: &Members) -> Outcome<()> {
+        let before = members.cpu_seconds();
+        let figures = redis::set(port, CLIENTS, 1, VALUE_BYTES, self.budget.cell_seconds).await?;
+        self.add((round, system, Workload::Set, CLIENTS), figures, members, before);
+        Ok(())
+    }
+
+    /// The greatest load first, then half of it for long.
+    async fn half_load(&mut self) -> Outcome<()> {
+        let dir = self.fresh_dir()?;
+        let mut quorate = self.start_quorate(dir.path()).await?;
+        let full = Spec {
+            port: quorate.leader_http,
+            method: Method::Put,
+            clients: HALF_LOAD_CLIENTS,
+            value_bytes: VALUE_BYTES,
+            keys: KEYS,
+            order: Order::Random,
+            rate: None,
+            warm_up: WARM_UP,
+            duration: Duration::from_secs(5),
+        };
+        let greatest = figures(&load::run(&full).await?)?.per_second;
+        eprintln!("half load: half of {greatest:.0}/s for {:.0} s", self.budget.half_load_seconds);
+        let half = Spec {
+            rate: Some(greatest / 2.0),
+            duration: Duration::from_secs_f64(self.budget.half_load_seconds),
+            ..full
+        };
+        self.loaded((1, System::Quorate, Workload::HalfLoad), half, &mut quorate.members).await?;
+        quorate.members.stop().await;
+        Ok(())
+    }
+
+    /// Takes down a cell and shows it.
+    fn add(&mut self, of: (usize, System, Workload, usize), figures: Figures, members: &Members, cpu_before: f64) {
+        let (round, system, workload, clients) = of;
+        let cpu_seconds = members.cpu_seconds() - cpu_before;
+        let cpu_us_per_request = (figures.served > 0).then(|| cpu_seconds * 1e6 / figures.served as f64);
+        let resident_mib = Some(members.resident_mib_max());
+        eprintln!(
+            "round {round}/{}  {:9}  {:13} {clients:3} clients  {:>9}/s  p50 {:.3} ms  p99 {:.3} ms{}",
+            self.budget.rounds,
+            system.name(),
+            workload.name(),
+            report::thousands(figures.per_second),
+            figures.p50_ms,
+            figures.p99_ms,
+            figures.drain_seconds.map_or_else(String::new, |s| format!("  drained after {s:.1} s")),
+        );
+        self.cells.push(Cell { round, system, workload, clients, figures, cpu_us_per_request, resident_mib });
+    }
+}
+
+/// The bare echo, in a process of its own like the others.
+async fn start_echo(dir: &Path) -> Outcome<(u16, Members)> {
+    let [port] = process::free_ports()?;
+    let program = std::env::current_exe().context(|| "where is this program?".to_owned())?;
+    let mut server = process::server(program);
+    server.args(["echo", "--port", &port.to_string(), "--value-bytes", &VALUE_BYTES.to_string()]);
+    let mut members = Members(vec![Member::start("echo", server, dir)?]);
+    process::wait_until("the echo listens", Duration::from_secs(10), &mut members, async || {
+        TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+    })
+    .await?;
+    Ok((port, members))
+}
+
+/// The figures of our own load; an error in it makes them void.
+fn figures(report: &load::Report) -> Outcome<Figures> {
+    if let Some(first) = &report.first_error {
+        return Err(Failure::new(format!("{} requests failed, the first with: {first}", report.errors)));
+    }
+    Ok(Figures {
+        seconds: report.seconds,
+        requests: report.answered,
+        served: report.answered_in_all,
+        per_second: report.per_second(),
+        p50_ms: report.quantile_ms(0.5),
+        p99_ms: report.quantile_ms(0.99),
+        p999_ms: Some(report.quantile_ms(0.999)),
+        max_ms: Some(report.quantile_ms(1.0)),
+        drain_seconds: None,
+        slowest_ms: report.slowest_ms.clone(),
+    })
+}
+
+/// The time until everything was drained counts as time of the load.
+fn with_drain(figures: Figures, drain_seconds: f64) -> Figures {
+    let seconds = figures.seconds + drain_seconds;
+    let per_second = figures.requests as f64 / seconds;
+    Figures { seconds, per_second, drain_seconds: Some(drain_seconds), ..figures }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_drained_later_lowers_the_rate() {
+        let figures = Figures { seconds: 4.0, requests: 400, per_second: 100.0, ..Figures::default() };
+        let drained = with_drain(figures, 1.0);
+        assert_eq!((drained.per_second, drained.drain_seconds), (80.0, Some(1.0)));
+    }
+}
