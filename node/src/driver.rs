@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorum::{Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,9 +32,7 @@ use crate::kv::Imported;
 use crate::node::Ended;
 use crate::peer::{Network, PeerEvent};
 use crate::stage::Stage;
-use crate::storage::record;
-use crate::storage::wal::{LogReader, Wal, WalEvent};
-use crate::storage::meta::MetaFile;
+use crate::storage::{LogReader, Meta, Wal, WalEvent, record};
 
 use membership::Membership;
 use tail::Tail;
@@ -64,8 +63,8 @@ pub(crate) enum Done {
     SnapshotSent { to: NodeId, last: Option<Index> },
     /// The state is durable in the engine up to here.
     Persisted(Result<Position, String>),
-    /// Free bytes on the disk, and the engine's size.
-    Space { free: u64, engine: u64 },
+    /// Free bytes on the disk.
+    Space { free: u64 },
 }
 
 /// Everything the driver is started with.
@@ -79,7 +78,7 @@ pub(crate) struct Parts {
     /// Whether an empty disk may found a cluster.
     pub may_form: bool,
     pub data_dir: PathBuf,
-    pub meta: Arc<MetaFile>,
+    pub meta: Arc<Mutex<Meta>>,
     pub wal: Wal,
     pub log: LogReader,
     pub network: Network,
@@ -110,7 +109,7 @@ pub(crate) struct Driver {
     cluster: Option<ClusterId>,
     /// Whether the binding is written down.
     bound: bool,
-    meta: Arc<MetaFile>,
+    meta: Arc<Mutex<Meta>>,
     wal: Wal,
     log: LogReader,
     network: Network,
@@ -334,7 +333,7 @@ impl Driver {
         match done {
             Done::SnapshotSent { to, last } => self.step(Input::SnapshotSent { to, last }),
             Done::Persisted(result) => self.on_state_persisted(result),
-            Done::Space { free, engine } => self.on_space(free, engine),
+            Done::Space { free } => self.on_space(free),
         }
     }
 
@@ -360,7 +359,11 @@ impl Driver {
     }
 
     fn on_snapshot(&mut self, from: NodeId, term: quorum::Term, imported: Imported) -> bool {
-        let (last, config) = (imported.position(), Box::new(imported.config().clone()));
+        let Some(config) = imported.config().map(Box::new) else {
+            tracing::error!("a snapshot without a configuration was received and is not installed");
+            return false;
+        };
+        let last = imported.position();
         self.received = Some(imported);
         self.step(Input::SnapshotReceived { from, term, last, config });
         let installed = self.received.take().is_none();

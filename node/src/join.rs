@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use quorum::Member;
 use quorate_api::Status;
+use quorum::Member;
 
 use crate::handle::Handle;
 use crate::peer::{Introduction, Network};
@@ -29,7 +29,7 @@ pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: V
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => return,
+            () = async { drop(stopping.wait_for(|stop| *stop).await) } => return,
             _ = interval.tick() => joiner.maybe_introduce().await,
         }
     }
@@ -56,7 +56,9 @@ impl Joiner {
         // A member whose addresses changed tells the leader of the configuration it has.
         let mut asked = BTreeSet::new();
         let mut to_ask = self.targets.clone();
-        to_ask.extend(state.config.iter().flat_map(|c| c.members()).filter(|m| m.id != self.me.id).map(|m| m.peer.clone()));
+        to_ask.extend(
+            state.config.iter().flat_map(|c| c.members()).filter(|m| m.id != self.me.id).map(|m| m.peer.clone()),
+        );
         while let Some(target) = to_ask.pop() {
             if asked.len() >= ADDRESSES_MAX || !asked.insert(target.clone()) {
                 continue;
@@ -72,7 +74,8 @@ impl Joiner {
     /// The peer addresses that a node's status names: its leader's, or else its own.
     async fn peers_at(&mut self, url: &str) -> Vec<String> {
         let asked = async {
-            let answer = self.http.get(format!("{}/v1/status", url.trim_end_matches('/'))).timeout(PATIENCE).send().await?;
+            let answer =
+                self.http.get(format!("{}/v1/status", url.trim_end_matches('/'))).timeout(PATIENCE).send().await?;
             answer.error_for_status()?.json::<Status>().await
         };
         match asked.await {

@@ -1,8 +1,11 @@
 //! A node of Quorate: the replicated key-value store around the [`quorum`] core.
 
 pub mod cli;
+mod driver;
+mod forward;
 pub mod handle;
 pub mod http;
+mod join;
 pub mod kv;
 pub mod metrics;
 pub mod node;

@@ -22,9 +22,7 @@ use crate::handle::{Handle, NodeState, Shared};
 use crate::kv::{Import, Imported, Store};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
-use crate::peer::{
-    Identity, LogSource, Network, NetworkOptions, PeerEvent, SnapshotSink, SnapshotSource, SnapshotStore,
-};
+use crate::peer::{Identity, LogSource, Network, NetworkOptions, SnapshotSink, SnapshotSource, SnapshotStore};
 use crate::storage::{self, Aside, LogReader, Opened, RealDisk, Wal};
 use crate::{http, join, tcp};
 
@@ -72,13 +70,18 @@ pub enum StartError {
 }
 
 /// Why a node ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
     /// It was asked to.
+    #[error("it was asked to")]
     Asked,
     /// Its disk failed, or another fatal reason.
+    #[error("{0}")]
     Failed(String),
     /// A committed configuration does without it.
+    #[error(
+        "configuration {version} of its cluster does without this node; its data was set aside, started again it is a new node"
+    )]
     Removed {
         /// That configuration's version.
         version: u64,
@@ -92,7 +95,8 @@ impl Node {
     /// As [`StartError`] says.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
         if let Some(formation) = &options.form {
-            Quorum::new(formation.replicas, formation.write_quorum).map_err(|e| StartError::Impossible(e.to_string()))?;
+            Quorum::new(formation.replicas, formation.write_quorum)
+                .map_err(|e| StartError::Impossible(e.to_string()))?;
         }
         let http = listen(options.http, "HTTP", "--http-port").await?;
         let tcp = listen(options.tcp, "the line and Redis protocols", "--tcp-port").await?;
@@ -172,7 +176,8 @@ impl Disk {
             let why = format!("the engine holds entries up to {applied}, the log begins after {start}");
             tracing::error!(why, "the data is damaged: this node becomes a new one and joins again");
             drop(disk);
-            storage::set_aside(&RealDisk, &options.data_dir, Aside::Damaged).map_err(|e| StartError::Data(e.to_string()))?;
+            storage::set_aside(&RealDisk, &options.data_dir, Aside::Damaged)
+                .map_err(|e| StartError::Data(e.to_string()))?;
             disk = Disk::open_once(options, metrics)?;
         }
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());

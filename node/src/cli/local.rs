@@ -244,11 +244,7 @@ async fn attend(name: String, mut node: Node, mut stopping: watch::Receiver<bool
         ended = node.ended() => Some(ended),
         () = async { let _ = stopping.wait_for(|stop| *stop).await; } => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => node.stop().await,
-    };
-    (name, ended)
+    (name, node.stop().await)
 }
 
 /// Waits for every node to end; says of each that does so alone. The first failure is the result.
@@ -257,7 +253,7 @@ async fn outlive(running: &mut JoinSet<(String, Ended)>) -> Option<Failure> {
     while let Some(ended) = running.join_next().await {
         let (name, reason) = match ended {
             Ok((_, Ended::Asked)) => continue,
-            Ok((name, Ended::Failed(reason))) => (name, reason),
+            Ok((name, ended)) => (name, ended.to_string()),
             Err(error) => ("a node".to_owned(), error.to_string()),
         };
         let message = format!("{name} ended: {reason}");

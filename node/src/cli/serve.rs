@@ -27,19 +27,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         let (http, tcp, peer) = (options.http, options.tcp, options.peer);
         let mut node = Node::start(options).await.map_err(start_failure)?;
         info!(node = name, %http, %tcp, %peer, "the node listens");
-        let ended = tokio::select! {
-            ended = node.ended() => ended,
-            () = stop.asked() => {
-                info!("stopping: leadership is handed over first; once more ends it at once");
-                node.stop().await
-            }
-        };
-        match ended {
+        tokio::select! {
+            _ = node.ended() => {}
+            () = stop.asked() => info!("stopping: leadership is handed over first; once more ends it at once"),
+        }
+        match node.stop().await {
             Ended::Asked => {
                 info!("stopped; the data stays");
                 Ok(())
             }
-            Ended::Failed(reason) => Err(Failure::Error(format!("node {name} ended: {reason}"))),
+            ended => Err(Failure::Error(format!("node {name} ended: {ended}"))),
         }
     })
 }

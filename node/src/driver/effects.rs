@@ -8,8 +8,8 @@ use crate::handle::ReadError;
 use crate::node::Ended;
 use crate::peer::Records;
 use crate::stage::Stage;
+use crate::storage::Job;
 use crate::storage::record::{self, RecordKind};
-use crate::storage::wal::Job;
 
 impl Driver {
     pub(super) fn carry_out(&mut self, effect: Effect) {

@@ -63,7 +63,8 @@ impl Driver {
             return;
         }
         let Some(cluster) = self.cluster.or(self.membership.heard) else { return };
-        if let Err(error) = self.meta.bind(cluster) {
+        let bound = self.meta.lock().bind(cluster);
+        if let Err(error) = bound {
             self.end(crate::node::Ended::Failed(format!("the cluster's id could not be written down: {error}")));
             return;
         }
@@ -90,7 +91,10 @@ impl Driver {
             return (false, "this node belongs to no cluster yet and does not form one".into());
         }
         if !blank {
-            return (false, format!("{} belonged to a cluster before: it cannot take part in forming one", member.name));
+            return (
+                false,
+                format!("{} belonged to a cluster before: it cannot take part in forming one", member.name),
+            );
         }
         if member.name == self.me.name {
             return (false, format!("two nodes are named {}: give each its own name", member.name));
@@ -119,7 +123,11 @@ impl Driver {
         let Ok(config) = Config::first(voters, formation.write_quorum, Some(self.me.id)) else { return };
         self.membership.may_form = false;
         self.cluster = Some(ClusterId(uuid::Uuid::new_v4().as_u128()));
-        tracing::info!(replicas = formation.replicas, write_quorum = formation.write_quorum, "all nodes are there: forming the cluster");
+        tracing::info!(
+            replicas = formation.replicas,
+            write_quorum = formation.write_quorum,
+            "all nodes are there: forming the cluster"
+        );
         // The addresses first, so that the messages of the first step find their way.
         self.network.set_members(&config.voters);
         self.bind_before_the_first_write();
@@ -238,7 +246,7 @@ impl Driver {
         let Some(peers) = self.membership.to_remember.take() else { return };
         let meta = self.meta.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = meta.set_known_peers(peers) {
+            if let Err(error) = meta.lock().set_known_peers(peers) {
                 tracing::warn!(%error, "the addresses of the other nodes could not be written down");
             }
         });

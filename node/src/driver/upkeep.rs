@@ -6,12 +6,12 @@ use quorum::{Index, Input, Position, Role};
 
 use super::{Done, Driver};
 use crate::node::Ended;
-use crate::storage::wal::Job;
+use crate::storage::{Disk, Job, RealDisk};
 
 /// How often newcomers, replacements and wishes are looked at.
 const MEMBERSHIP_EVERY: Duration = Duration::from_millis(100);
 
-/// How often the disk's free space and the engine's size are read.
+/// How often the disk's free space is read.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the state is made durable in the engine if anything was applied, so that a restart has little to replay.
@@ -53,7 +53,9 @@ impl Driver {
         self.maybe_measure_space();
         self.maybe_persist();
         if let Some(error) = self.shared.store.failed() {
-            self.end(Ended::Failed(format!("the storage engine failed: {error}. Check the disk, then start the node again")));
+            self.end(Ended::Failed(format!(
+                "the storage engine failed: {error}. Check the disk, then start the node again"
+            )));
         }
         self.publish();
     }
@@ -63,18 +65,16 @@ impl Driver {
             return;
         }
         self.upkeep.space = Some(self.now);
-        let (dir, store, done) = (self.data_dir.clone(), self.shared.store.clone(), self.done_tx.clone());
+        let (dir, done) = (self.data_dir.clone(), self.done_tx.clone());
         tokio::task::spawn_blocking(move || {
             // A disk that does not tell its free space is not for that reason full.
-            let free = crate::storage::disk::free_space(&dir).unwrap_or(u64::MAX);
-            let _ = done.send(Done::Space { free, engine: store.engine_bytes() });
+            let free = RealDisk.free_space(&dir).unwrap_or(u64::MAX);
+            let _ = done.send(Done::Space { free });
         });
     }
 
-    pub(super) fn on_space(&mut self, free: u64, engine: u64) {
-        let metrics = &self.shared.metrics;
-        metrics.disk_free_bytes.set(free as f64);
-        metrics.engine_bytes.set(i64::try_from(engine).unwrap_or(i64::MAX));
+    pub(super) fn on_space(&mut self, free: u64) {
+        self.shared.metrics.disk_free_bytes.set(free as f64);
         let reserve = self.shared.options.limits.disk_reserve_bytes;
         // A tenth above the reserve before writes are taken again, so that the state does not flap.
         let full = if self.disk_full { free < reserve + reserve / 10 } else { free < reserve };
@@ -90,7 +90,8 @@ impl Driver {
     /// Has the engine make the state durable when the log has grown over its bound, or after a while.
     fn maybe_persist(&mut self) {
         let due = self.now - self.upkeep.persist >= PERSIST_EVERY && self.applied > self.upkeep.persisted;
-        let grown = self.wal.bytes() > self.shared.options.limits.log_keep_bytes && self.applied > self.upkeep.persisted;
+        let grown =
+            self.wal.bytes() > self.shared.options.limits.log_keep_bytes && self.applied > self.upkeep.persisted;
         let rested = self.now - self.upkeep.persist >= SPACE_EVERY;
         if self.upkeep.persisting || !(due || grown && rested) {
             return;

@@ -167,7 +167,11 @@ mod tests {
         Waiters::new(&Metrics::new().expect("metrics"))
     }
 
-    fn wait(waiters: &mut Waiters, index: u64, copies: Option<usize>) -> oneshot::Receiver<Result<Written, WriteError>> {
+    fn wait(
+        waiters: &mut Waiters,
+        index: u64,
+        copies: Option<usize>,
+    ) -> oneshot::Receiver<Result<Written, WriteError>> {
         let (reply, receiver) = oneshot::channel();
         let waiter = Waiter { index: Index(index), arrived: Instant::now(), bytes: 1, copies, reply, outcome: None };
         waiters.push(waiter);

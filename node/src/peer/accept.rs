@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, future};
-use quorum::NodeId;
+use quorum::{ClusterId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -114,10 +114,12 @@ async fn serve<S: SnapshotStore>(
             LaneKind::Control | LaneKind::Bulk => {
                 shared.greeted_by(&hello.member);
                 let room = if hello.lane == LaneKind::Bulk { READ_BULK } else { READ_CONTROL };
-                messages(shared, from, framed, room, events).await
+                messages(shared, from, hello.cluster, framed, room, events).await
             }
             LaneKind::Introduce => introduced(shared, from, framed, events).await,
-            LaneKind::Snapshot => snapshot::receive(shared, from, framed, events, snapshots, importing).await,
+            LaneKind::Snapshot => {
+                snapshot::receive(shared, (from, hello.cluster), framed, events, snapshots, importing).await
+            }
         }
     };
     let supersedable = matches!(hello.lane, LaneKind::Control | LaneKind::Bulk);
@@ -142,6 +144,7 @@ enum Reply {
 async fn messages<I>(
     shared: &Shared,
     from: NodeId,
+    cluster: Option<ClusterId>,
     framed: Framed,
     room: usize,
     events: &mpsc::Sender<PeerEvent<I>>,
@@ -150,7 +153,7 @@ async fn messages<I>(
     let (read, write) = stream.into_split();
     let under_way = AtomicUsize::new(0);
     let (replies, waiting) = mpsc::channel(EVENTS_AT_ONCE);
-    let reader = Reader { shared, from, read, buf, room, events, replies, under_way: &under_way };
+    let reader = Reader { shared, from, cluster, read, buf, room, events, replies, under_way: &under_way };
     tokio::select! {
         ended = reader.run() => ended,
         ended = answers(shared, write, waiting, &under_way) => ended,
@@ -160,6 +163,7 @@ async fn messages<I>(
 struct Reader<'a, I> {
     shared: &'a Shared,
     from: NodeId,
+    cluster: Option<ClusterId>,
     read: OwnedReadHalf,
     buf: BytesMut,
     room: usize,
@@ -177,11 +181,10 @@ impl<I> Reader<'_, I> {
             while let Some(frame) =
                 frame::parse(&mut self.buf, self.shared.options.max_frame_bytes).map_err(|e| e.to_string())?
             {
-                let incoming =
-                    wire::decode(frame, self.shared.options.max_record_bytes).map_err(|e| e.to_string())?;
+                let incoming = wire::decode(frame, self.shared.options.max_record_bytes).map_err(|e| e.to_string())?;
                 match incoming {
                     Incoming::Message { message, records } => {
-                        ready.push(PeerEvent::Message { from: self.from, message, records });
+                        ready.push(PeerEvent::Message { from: self.from, cluster: self.cluster, message, records });
                     }
                     Incoming::Call { id, body } => ready.extend(self.call(id, body).await),
                     Incoming::Answer { .. } => return Err("an answer came where only questions do".into()),

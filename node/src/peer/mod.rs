@@ -22,7 +22,6 @@ mod delay;
 mod frame;
 mod handshake;
 mod network;
-mod seam;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -35,8 +34,9 @@ use quorum::{ClusterId, Index, Member, Message, NodeId, Term};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::storage::Record;
+
 pub use network::{LogSource, Network};
-pub use seam::{Record, RecordError};
 pub use snapshot::{SnapshotSink, SnapshotSource, SnapshotStore};
 
 /// Who this node is to the others.
@@ -130,6 +130,8 @@ pub enum PeerEvent<I> {
     Message {
         /// The sender, as the handshake established it.
         from: NodeId,
+        /// The cluster it belongs to; the one to bind to, for a node that stores its first configuration.
+        cluster: Option<ClusterId>,
         /// What it says.
         message: Message,
         /// One for each entry of an append.
@@ -164,6 +166,8 @@ pub enum PeerEvent<I> {
         from: NodeId,
         /// That leader's term.
         term: Term,
+        /// The cluster it belongs to.
+        cluster: Option<ClusterId>,
         /// What was received.
         imported: I,
         /// To be told whether it was installed.

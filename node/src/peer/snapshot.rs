@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorum::{Index, NodeId, Term};
+use quorum::{ClusterId, Index, NodeId, Term};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -186,7 +186,7 @@ enum Piece {
 /// Receives one; the answer tells the sender what became of it.
 pub(super) async fn receive<S: SnapshotStore>(
     shared: &Shared,
-    from: NodeId,
+    sender: (NodeId, Option<ClusterId>),
     mut framed: Framed,
     events: &mpsc::Sender<PeerEvent<S::Imported>>,
     snapshots: &Arc<S>,
@@ -195,7 +195,7 @@ pub(super) async fn receive<S: SnapshotStore>(
     // One at a time: an older leader's is of no use beside a newer one's, and both would fill the disk.
     let outcome = match importing.try_acquire() {
         Err(_) => Err("another snapshot is being received".to_owned()),
-        Ok(_only) => import(shared, from, &mut framed, events, snapshots).await,
+        Ok(_only) => import(shared, sender, &mut framed, events, snapshots).await,
     };
     let done = wire::value(SNAPSHOT_DONE, &Done { failed: outcome.clone().err() }).map_err(|e| e.to_string())?;
     // If the transfer failed because the sender is gone, so does this.
@@ -205,7 +205,7 @@ pub(super) async fn receive<S: SnapshotStore>(
 
 async fn import<S: SnapshotStore>(
     shared: &Shared,
-    from: NodeId,
+    (from, cluster): (NodeId, Option<ClusterId>),
     framed: &mut Framed,
     events: &mpsc::Sender<PeerEvent<S::Imported>>,
     snapshots: &Arc<S>,
@@ -232,7 +232,7 @@ async fn import<S: SnapshotStore>(
         (Ok(Ok(imported)), Ok(())) => imported,
     };
     let (done, installed) = oneshot::channel();
-    let event = PeerEvent::Snapshot { from, term: begin.term, imported, done };
+    let event = PeerEvent::Snapshot { from, term: begin.term, cluster, imported, done };
     events.send(event).await.map_err(|_| "the node is stopping")?;
     match installed.await {
         Ok(true) => Ok(()),

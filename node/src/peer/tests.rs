@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use quorum::{Body, ClusterId, Head, Index, Kind, Member, Message, NodeId, Position, Term};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::seam;
 use super::*;
 use crate::metrics::Metrics;
+use crate::storage::record::{self, RecordKind};
 use crate::testing::member;
 
 /// No wait in these tests is longer: it is for a machine under load, not for a condition.
@@ -187,7 +187,9 @@ async fn pair() -> (Node, Node) {
 }
 
 fn record(index: u64, bytes: usize) -> Bytes {
-    seam::encode(Term(1), Index(index), &vec![index as u8; bytes])
+    let mut out = BytesMut::new();
+    record::encode(&mut out, Term(1), Index(index), RecordKind::Command, &vec![index as u8; bytes]);
+    out.freeze()
 }
 
 fn append(first: u64, records: &[Bytes]) -> Message {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::CallError;
 use super::frame::{self, Frame};
-use super::seam::{self, Record};
+use crate::storage::record::{self, Record};
 
 const PRE_VOTE: u8 = 1;
 const PRE_VOTE_REPLY: u8 = 2;
@@ -212,17 +212,12 @@ pub(super) fn decode(frame: Frame, max_record: usize) -> Result<Incoming, WireEr
 }
 
 /// The records of an append, which must be as many as announced and follow `prev` without a gap.
-fn split_records(
-    mut bytes: Bytes,
-    prev: Index,
-    announced: u32,
-    max_record: usize,
-) -> Result<Vec<Record>, WireError> {
+fn split_records(mut bytes: Bytes, prev: Index, announced: u32, max_record: usize) -> Result<Vec<Record>, WireError> {
     // A record takes more than 16 bytes: what was announced cannot make this allocate beyond what was received.
     let mut records = Vec::with_capacity((announced as usize).min(bytes.len() / 16));
     let mut expected = prev;
     while let Some(record) =
-        seam::decode(&mut bytes, max_record).map_err(|error| WireError::Record(error.to_string()))?
+        record::decode(&mut bytes, max_record).map_err(|error| WireError::Record(error.to_string()))?
     {
         if expected.0 == u64::MAX || record.index != expected.next() {
             return Err(WireError::Gap { prev, index: record.index, number: records.len() });
@@ -285,9 +280,15 @@ mod tests {
         }
     }
 
+    fn encoded(index: u64, payload: &[u8]) -> Bytes {
+        let mut out = BytesMut::new();
+        record::encode(&mut out, Term(1), Index(index), record::RecordKind::Command, payload);
+        out.freeze()
+    }
+
     #[test]
     fn an_append_with_a_gap_or_a_missing_record_is_refused() {
-        let records = [seam::encode(Term(1), Index(5), b"a"), seam::encode(Term(1), Index(6), b"b")];
+        let records = [encoded(5, b"a"), encoded(6, b"b")];
         let split = |prev, announced, parts: &[&Bytes]| {
             let mut bytes = BytesMut::new();
             parts.iter().for_each(|part| bytes.put_slice(part));

@@ -103,6 +103,11 @@ impl Meta {
         }
     }
 
+    /// Takes back a binding under which nothing was ever stored: the node died between binding and storing. Durable with the next change.
+    pub fn forget_cluster(&mut self) {
+        self.body.cluster = None;
+    }
+
     /// Remembers where other members are; the first 64 of them, and no address longer than 512 bytes.
     ///
     /// # Errors

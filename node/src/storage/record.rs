@@ -197,6 +197,15 @@ pub fn decode_config(bytes: &[u8]) -> Result<Config, RecordError> {
     Ok(config)
 }
 
+/// Term and kind of a record that is known to be whole: one that this process framed or has decoded before.
+///
+/// # Errors
+/// When the header is none of this version.
+pub fn peek(frame: &[u8]) -> Result<(Term, RecordKind), RecordError> {
+    let header = Header::peek(frame).ok_or(RecordError::Checksum)?;
+    Ok((header.term, header.kind()?))
+}
+
 /// The fields of a header that are needed to walk over records, unchecked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
