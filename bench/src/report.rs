@@ -48,7 +48,7 @@ fn folder_name(results: &Results) -> String {
 
 /// A number with its thousands set apart; with a digit behind the point where it is small.
 pub(crate) fn thousands(number: f64) -> String {
-    if number < 10.0 {
+    if number != 0.0 && number < 10.0 {
         return format!("{number:.2}");
     }
     let digits = format!("{number:.0}");
