@@ -13,6 +13,8 @@ use crate::results::{Cell, Results, System, Workload};
 const SIZE: (u32, u32) = (760, 380);
 /// Share of a group's width that its bars take; the rest is the gap between groups.
 const GROUP_WIDTH: f64 = 0.8;
+/// Height of the plot over its highest bar: leaves room for the legend.
+const HEADROOM: f64 = 1.35;
 
 /// Groups of bars: a label for the group, a value for each system that has one.
 type Groups = Vec<(String, Vec<(System, f64)>)>;
@@ -79,7 +81,7 @@ fn draw_bars(file: &Path, caption: &str, groups: &Groups) -> Drawn {
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(70)
-        .build_cartesian_2d(0.0..width, 0.0..highest.max(f64::MIN_POSITIVE) * 1.15)?;
+        .build_cartesian_2d(0.0..width, 0.0..highest.max(f64::MIN_POSITIVE) * HEADROOM)?;
     // One label in the middle of each group: twice as many ticks as groups, every other one silent.
     let label = |x: &f64| {
         let middle = (x.fract() - 0.5).abs() < 1e-6;

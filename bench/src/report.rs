@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Outcome};
 use crate::plots;
-use crate::results::{Bound, Cell, Results, Row, System, Verdict, Workload};
+use crate::results::{Bound, Cell, Figures, Results, Row, System, Verdict, Workload};
 use crate::tools;
 
 /// Writes results, table and plots into a folder, by default a dated one in `bench/results`.
@@ -48,7 +48,7 @@ fn folder_name(results: &Results) -> String {
 
 /// A number with its thousands set apart; with a digit behind the point where it is small.
 pub(crate) fn thousands(number: f64) -> String {
-    if number < 10.0 {
+    if number != 0.0 && number < 10.0 {
         return format!("{number:.2}");
     }
     let digits = format!("{number:.0}");
@@ -60,6 +60,15 @@ pub(crate) fn thousands(number: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// What there was left to do when a load had ended, where that was looked at.
+pub(crate) fn aftermath(figures: &Figures) -> String {
+    match (figures.drain_seconds, figures.behind_mib) {
+        (Some(seconds), _) => format!("  all copies and stores in step {seconds:.1} s later, which is counted"),
+        (None, Some(mib)) => format!("  replicas {mib:.0} MiB behind, which is not counted"),
+        (None, None) => String::new(),
+    }
 }
 
 /// The whole page.
@@ -83,6 +92,11 @@ fn markdown(results: &Results, plots: &[&str]) -> String {
     }
     page.push_str("\n## All figures\n\n");
     page.push_str(&all_figures(results));
+    page.push('\n');
+    for cell in results.cells.iter().filter(|c| c.workload == Workload::SetPipelined) {
+        let (round, system) = (cell.round, cell.system.name());
+        let _ = writeln!(page, "- SET -P 16, round {round}, {system}: {}", aftermath(&cell.figures).trim());
+    }
     page.push_str("\n## Machine\n\n");
     let _ = writeln!(page, "| | |\n|---|---|\n| date | {} |\n| commit | {} |", m.date, m.commit);
     let _ = writeln!(page, "| processor | {} × {} |\n| memory | {:.1} GiB |", m.cores, m.processor, m.memory_gib);

@@ -95,6 +95,8 @@ pub(crate) struct Figures {
     pub(crate) max_ms: Option<f64>,
     /// How long after the last answer followers and stores had caught up, where that counts.
     pub(crate) drain_seconds: Option<f64>,
+    /// How far replicas were behind when the load ended, where nobody waited for them, MiB.
+    pub(crate) behind_mib: Option<f64>,
     /// The slowest answer of each second, where that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) slowest_ms: Vec<f64>,
