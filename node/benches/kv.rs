@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use quorate::kv::{Command, Condition, Store, Value};
 use quorate::metrics::Metrics;
 use quorate::options::Limits;
@@ -74,5 +74,8 @@ fn benches(c: &mut Criterion) {
     }
 }
 
-criterion_group!(all, benches);
-criterion_main!(all);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    benches(&mut criterion);
+    criterion.final_summary();
+}
