@@ -177,8 +177,7 @@ impl<I> Reader<'_, I> {
             while let Some(frame) =
                 frame::parse(&mut self.buf, self.shared.options.max_frame_bytes).map_err(|e| e.to_string())?
             {
-                let incoming =
-                    wire::decode(frame, self.shared.options.max_record_bytes).map_err(|e| e.to_string())?;
+                let incoming = wire::decode(frame, self.shared.options.max_record_bytes).map_err(|e| e.to_string())?;
                 match incoming {
                     Incoming::Message { message, records } => {
                         ready.push(PeerEvent::Message { from: self.from, message, records });

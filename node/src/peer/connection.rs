@@ -442,7 +442,9 @@ pub(super) async fn outbound(binding: &mut watch::Receiver<Option<ClusterId>>, t
 async fn read_answers(shared: &Shared, lane: &Lane, read: &mut OwnedReadHalf, mut buf: BytesMut) -> io::Result<()> {
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
     loop {
-        while let Some(frame) = frame::parse(&mut buf, shared.options.max_frame_bytes).map_err(|e| invalid(e.to_string()))? {
+        while let Some(frame) =
+            frame::parse(&mut buf, shared.options.max_frame_bytes).map_err(|e| invalid(e.to_string()))?
+        {
             match wire::decode(frame, 0).map_err(|e| invalid(e.to_string()))? {
                 Incoming::Answer { id, result } => lane.answer(id, result),
                 other => return Err(invalid(format!("not an answer: {other:?}"))),
@@ -462,9 +464,11 @@ async fn write_lane(shared: &Arc<Shared>, lane: &Lane, write: &mut OwnedWriteHal
     loop {
         match write_turn(shared, lane, write, &mut out).await {
             Ok(true) => {}
+            // Nothing is due, so nothing is cut off: what was queued before the stop has been written.
+            Ok(false) if *stop.borrow() => return io::Error::other("this node is stopping"),
             Ok(false) => tokio::select! {
                 () = lane.wake.notified() => {}
-                _ = stop.wait_for(|stop| *stop) => return io::Error::other("this node is stopping"),
+                _ = stop.changed() => {}
             },
             Err(error) => return error,
         }
@@ -502,13 +506,7 @@ async fn write_turn(shared: &Arc<Shared>, lane: &Lane, write: &mut OwnedWriteHal
 }
 
 /// The records of an append, from the log. `None` if they cannot be sent any more.
-async fn read_log(
-    shared: &Arc<Shared>,
-    message: &Message,
-    from: Index,
-    to: Index,
-    bytes: usize,
-) -> Option<Vec<Bytes>> {
+async fn read_log(shared: &Arc<Shared>, message: &Message, from: Index, to: Index, bytes: usize) -> Option<Vec<Bytes>> {
     let log = shared.log.clone();
     let read = tokio::task::spawn_blocking(move || log.read(from, to, bytes)).await;
     // Checked after the read: the driver lowers the term before it lets anything be truncated, so what was read under the same term

@@ -297,7 +297,9 @@ pub(super) async fn dial(
         framed.send(&out).await?;
         let version = read_opening(&mut framed).await?;
         if version != VERSION {
-            return Err(HandshakeError::Refused(format!("it speaks version {version} of the peer protocol, not {VERSION}")));
+            return Err(HandshakeError::Refused(format!(
+                "it speaks version {version} of the peer protocol, not {VERSION}"
+            )));
         }
         let reply = framed.next(HELLO_MAX).await?;
         match wire::get_value(&reply, HELLO_REPLY).map_err(garbage)? {

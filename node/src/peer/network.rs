@@ -22,9 +22,7 @@ use super::delay::DelayLine;
 use super::handshake::{self, HandshakeError, LaneKind, Registry};
 use super::snapshot::{self, SnapshotSource, SnapshotStore};
 use super::wire::{self, INTRODUCE, WELCOME};
-use super::{
-    CallError, Identity, IntroduceError, Introduction, NetworkOptions, PeerEvent, Records, Welcome, accept,
-};
+use super::{CallError, Identity, IntroduceError, Introduction, NetworkOptions, PeerEvent, Records, Welcome, accept};
 use crate::metrics::Metrics;
 
 /// Nodes that are dialed although they are no members (they asked for a vote, or were members): more than any change of members involves.
@@ -328,8 +326,7 @@ impl Network {
         let timeout = shared.options.handshake_timeout;
         let unreachable = |why: String| IntroduceError::Unreachable { address: address.to_owned(), why };
         let dead_after = shared.options.election_max * 2;
-        let dialed =
-            handshake::dial(&shared.registry, address, LaneKind::Introduce, None, timeout, dead_after).await;
+        let dialed = handshake::dial(&shared.registry, address, LaneKind::Introduce, None, timeout, dead_after).await;
         let (mut framed, _) = match dialed {
             Ok(dialed) => dialed,
             Err(HandshakeError::Refused(why)) => {

@@ -212,12 +212,7 @@ pub(super) fn decode(frame: Frame, max_record: usize) -> Result<Incoming, WireEr
 }
 
 /// The records of an append, which must be as many as announced and follow `prev` without a gap.
-fn split_records(
-    mut bytes: Bytes,
-    prev: Index,
-    announced: u32,
-    max_record: usize,
-) -> Result<Vec<Record>, WireError> {
+fn split_records(mut bytes: Bytes, prev: Index, announced: u32, max_record: usize) -> Result<Vec<Record>, WireError> {
     // A record takes more than 16 bytes: what was announced cannot make this allocate beyond what was received.
     let mut records = Vec::with_capacity((announced as usize).min(bytes.len() / 16));
     let mut expected = prev;
