@@ -180,7 +180,7 @@ impl Session {
             takes(4, "client|setinfo")?;
             self.ok();
         } else if is("NO-EVICT") || is("NO-TOUCH") {
-            takes(3, "client|no-evict")?;
+            takes(3, if is("NO-EVICT") { "client|no-evict" } else { "client|no-touch" })?;
             self.ok();
         } else if is("INFO") || is("LIST") {
             // Only its own line: what other connections do is nobody's business but the operator's.
@@ -227,9 +227,8 @@ impl Session {
             ("proto-max-bulk-len", limits.value_bytes.to_string()),
             ("timeout", "0".to_owned()),
         ];
-        let wanted = |name: &str| {
-            request.from(2).any(|pattern| matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
-        };
+        let wanted =
+            |name: &str| request.from(2).any(|pattern| matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
         let found: Vec<_> = settings.iter().filter(|(name, _)| wanted(name)).collect();
         resp::map(&mut self.out, self.client.version, found.len());
         for (name, value) in found {
@@ -269,7 +268,9 @@ impl Session {
 
     fn info(&mut self, request: &Request) {
         let all = request.len() == 1
-            || request.from(1).any(|s| [&b"all"[..], b"default", b"everything"].iter().any(|a| s.eq_ignore_ascii_case(a)));
+            || request
+                .from(1)
+                .any(|s| [&b"all"[..], b"default", b"everything"].iter().any(|a| s.eq_ignore_ascii_case(a)));
         let mut text = String::new();
         for section in SECTIONS {
             if all || request.from(1).any(|s| s.eq_ignore_ascii_case(section.as_bytes())) {
@@ -310,7 +311,9 @@ impl Session {
 
     fn write_replication(&self, text: &mut String) -> std::fmt::Result {
         let state = self.face.handle.state();
-        let split = |tcp: &str| tcp.rsplit_once(':').map_or_else(|| (tcp.to_owned(), "0".to_owned()), |(h, p)| (h.into(), p.into()));
+        let split = |tcp: &str| {
+            tcp.rsplit_once(':').map_or_else(|| (tcp.to_owned(), "0".to_owned()), |(h, p)| (h.into(), p.into()))
+        };
         text.push_str("# Replication\r\n");
         if state.role != quorum::Role::Leader {
             let (host, port) = state.leader.as_ref().map_or_else(|| split(""), |m| split(&m.tcp));
@@ -322,7 +325,8 @@ impl Session {
         write!(text, "role:master\r\nconnected_slaves:{}\r\n", live.len())?;
         for (n, peer) in live.iter().enumerate() {
             let members = state.config.iter().flat_map(|c| c.voters.iter().chain(&c.learners));
-            let (host, port) = members.into_iter().find(|m| m.id == peer.id).map_or_else(|| split(""), |m| split(&m.tcp));
+            let (host, port) =
+                members.into_iter().find(|m| m.id == peer.id).map_or_else(|| split(""), |m| split(&m.tcp));
             write!(text, "slave{n}:ip={host},port={port},state=online,offset={},lag=0\r\n", peer.durable)?;
         }
         write!(text, "master_repl_offset:{}\r\n", state.last)
@@ -348,11 +352,14 @@ fn describe_command(out: &mut Vec<u8>, spec: &Spec) {
     resp::bulk(out, spec.name.as_bytes());
     resp::integer(out, spec.arity);
     resp::array(out, 1);
-    resp::simple(out, match spec.writes {
-        Some(true) => "write",
-        Some(false) => "readonly",
-        None => "fast",
-    });
+    resp::simple(
+        out,
+        match spec.writes {
+            Some(true) => "write",
+            Some(false) => "readonly",
+            None => "fast",
+        },
+    );
     for n in [spec.keys.0, spec.keys.1, spec.keys.2] {
         resp::integer(out, n);
     }

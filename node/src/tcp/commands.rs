@@ -158,7 +158,8 @@ const ECHO_BYTES_MAX: usize = 128;
 
 fn unknown(request: &Request) -> String {
     let shown = |bytes: &[u8], room: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(room)]).into_owned();
-    let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(request.get(0), ECHO_BYTES_MAX));
+    let mut text =
+        format!("ERR unknown command '{}', with args beginning with: ", shown(request.get(0), ECHO_BYTES_MAX));
     let mut room = ECHO_BYTES_MAX;
     for argument in request.from(1) {
         if room == 0 {
@@ -240,11 +241,12 @@ impl Session {
                 Ok((command, Shape::Count, Route::Delete))
             }
             Verb::Mset => {
-                if request.len() % 2 == 0 {
+                if request.len().is_multiple_of(2) {
                     return Err(wrong_arity(spec.name));
                 }
                 self.bound_keys(request.len() / 2)?;
-                let pairs = (1..request.len()).step_by(2).map(|n| Ok((self.key(request, n)?, self.value(request, n + 1)?)));
+                let pairs =
+                    (1..request.len()).step_by(2).map(|n| Ok((self.key(request, n)?, self.value(request, n + 1)?)));
                 Ok((Command::PutMany { pairs: pairs.collect::<Result<_, Text>>()? }, Shape::Ok, Route::Many))
             }
             Verb::Increment { sign } => {
@@ -296,10 +298,10 @@ impl Session {
             Verb::DbSize | Verb::Keys | Verb::Scan => Route::Scan,
             _ => Route::Get,
         };
-        if matches!(verb, Verb::Mget | Verb::Exists) {
-            if let Err(text) = self.bound_keys(request.len() - 1) {
-                return self.fail(&text).await;
-            }
+        if matches!(verb, Verb::Mget | Verb::Exists)
+            && let Err(text) = self.bound_keys(request.len() - 1)
+        {
+            return self.fail(&text).await;
         }
         match self.fresh(true).await {
             Ok(()) => {
@@ -401,7 +403,8 @@ impl Session {
     }
 
     fn scan_options(&self, request: &Request) -> Result<Walk, Text> {
-        let cursor = std::str::from_utf8(request.get(1)).ok().and_then(|c| c.parse().ok()).ok_or("ERR invalid cursor")?;
+        let cursor =
+            std::str::from_utf8(request.get(1)).ok().and_then(|c| c.parse().ok()).ok_or("ERR invalid cursor")?;
         let after = match cursor {
             0 => None,
             cursor => {

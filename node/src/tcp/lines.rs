@@ -149,10 +149,10 @@ mod tests {
     #[test]
     fn commands_are_understood_in_any_case_and_with_either_line_end() {
         for (line, expected) in [
-            (&b"SET user:1 {\"name\":\"Alice\",\"age\":30}"[..], Line::Set {
-                key: "user:1",
-                value: "{\"name\":\"Alice\",\"age\":30}",
-            }),
+            (
+                &b"SET user:1 {\"name\":\"Alice\",\"age\":30}"[..],
+                Line::Set { key: "user:1", value: "{\"name\":\"Alice\",\"age\":30}" },
+            ),
             (b"set k two words \r", Line::Set { key: "k", value: "two words " }),
             (b"  Set\tk  v", Line::Set { key: "k", value: "v" }),
             (b"get k\r", Line::Get("k")),

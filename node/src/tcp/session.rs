@@ -33,7 +33,7 @@ use crate::kv::{Command, Condition, Outcome, Value};
 const PENDING_MAX: usize = 1024;
 
 /// A peer that neither completes its command nor takes its answers for this long is given up.
-const STALL_MAX: Duration = Duration::from_secs(60);
+pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
@@ -186,7 +186,7 @@ impl Session {
                 }
             };
             let ready = if partial {
-                tokio::time::timeout(STALL_MAX, ready).await.map_err(|_| io::ErrorKind::TimedOut)?
+                tokio::time::timeout(self.face.stall, ready).await.map_err(|_| io::ErrorKind::TimedOut)?
             } else {
                 ready.await
             };
@@ -377,7 +377,8 @@ impl Session {
     pub(super) fn authenticate(&mut self, token: &[u8]) -> Option<bool> {
         let expected = self.face.handle.options().admin_token.as_deref()?.as_bytes();
         // Every byte is compared, so that the time taken tells nothing about how many were right.
-        let difference = expected.iter().zip(token).fold(expected.len() ^ token.len(), |d, (a, b)| d | usize::from(a ^ b));
+        let difference =
+            expected.iter().zip(token).fold(expected.len() ^ token.len(), |d, (a, b)| d | usize::from(a ^ b));
         self.client.authenticated = difference == 0;
         Some(self.client.authenticated)
     }
@@ -432,7 +433,9 @@ impl Session {
                 (Shape::Ok, Outcome::ConditionFailed { .. }) => resp::null(out, self.client.version),
                 (Shape::Flag, Outcome::Put { .. }) => resp::integer(out, 1),
                 (Shape::Flag, Outcome::ConditionFailed { .. }) => resp::integer(out, 0),
-                (Shape::Count, Outcome::Deleted { count }) => resp::integer(out, i64::try_from(*count).unwrap_or(i64::MAX)),
+                (Shape::Count, Outcome::Deleted { count }) => {
+                    resp::integer(out, i64::try_from(*count).unwrap_or(i64::MAX))
+                }
                 (Shape::Number, Outcome::Incremented { value, .. }) => resp::integer(out, *value),
                 (_, Outcome::NotANumber) => resp::error(out, "ERR value is not an integer or out of range"),
                 _ => resp::error(out, &format!("ERR {UNREADABLE}")),
@@ -467,7 +470,9 @@ impl Session {
     async fn flush(&mut self) -> io::Result<()> {
         let mut rest = &self.out[..];
         while !rest.is_empty() {
-            let sent = tokio::time::timeout(STALL_MAX, self.stream.write(rest)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            let sent = tokio::time::timeout(self.face.stall, self.stream.write(rest))
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
             if sent == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
