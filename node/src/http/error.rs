@@ -87,12 +87,9 @@ impl Code {
     /// The status code.
     pub(super) fn status(self, shape: Shape) -> StatusCode {
         match self {
-            Code::NoLeader
-            | Code::NoQuorum
-            | Code::Overloaded
-            | Code::Forming
-            | Code::Stopping
-            | Code::ReadTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NoLeader | Code::NoQuorum | Code::Overloaded | Code::Forming | Code::Stopping | Code::ReadTimeout => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Code::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::NotLeader if shape == Shape::Lab => StatusCode::FORBIDDEN,

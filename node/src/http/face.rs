@@ -78,7 +78,8 @@ impl Face {
         let (route, answer) = match resolved {
             Ok(route) => {
                 let done = AssertUnwindSafe(self.perform(route, request)).catch_unwind().await;
-                let failed = |_| Err(Failure::new(Code::Internal, "this request hit a defect of the node: see its log"));
+                let failed =
+                    |_| Err(Failure::new(Code::Internal, "this request hit a defect of the node: see its log"));
                 (route, done.unwrap_or_else(failed))
             }
             Err(failure) => (Route::Other, Err(failure)),

@@ -196,8 +196,7 @@ pub(super) fn map(face: &Face, request: &Request<Incoming>) -> Answer {
     let state = face.handle.state();
     let leader = state.leader.as_ref();
     let voters = state.config.iter().flat_map(|c| &c.voters);
-    let replicas: Vec<&str> =
-        voters.filter(|m| leader.is_none_or(|l| l.id != m.id)).map(|m| m.http.as_str()).collect();
+    let replicas: Vec<&str> = voters.filter(|m| leader.is_none_or(|l| l.id != m.id)).map(|m| m.http.as_str()).collect();
     Ok(json_of(
         StatusCode::OK,
         &serde_json::json!({

@@ -12,8 +12,8 @@ use hyper::header::{HeaderValue, VARY};
 use hyper::{Response, StatusCode};
 use tokio::task::JoinHandle;
 
-use super::face::Answer;
 use super::error::{Code, Failure};
+use super::face::Answer;
 use super::json::{push_item, push_key, push_number, push_value};
 use super::respond::{Body, full};
 use crate::kv::View;

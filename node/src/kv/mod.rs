@@ -61,6 +61,11 @@ impl Store {
         guard.0 = index;
         let data = &mut guard.1;
         match Command::decode(payload) {
+            Some(Command::Put { key, condition, .. } | Command::Delete { key, condition })
+                if !holds(condition, data.get(&key)) =>
+            {
+                Outcome::ConditionFailed { current: data.get(&key).map(|i| i.revision) }
+            }
             Some(Command::Put { key, value, .. }) => {
                 let version = data.get(&key).map_or(1, |i| i.version + 1);
                 data.insert(key, Item { value, revision: index.0, version });
@@ -76,6 +81,15 @@ impl Store {
     pub fn view(&self) -> View {
         let guard = self.0.read();
         View(guard.0, guard.1.clone())
+    }
+}
+
+fn holds(condition: Condition, item: Option<&Item>) -> bool {
+    match condition {
+        Condition::None => true,
+        Condition::Absent => item.is_none(),
+        Condition::Present => item.is_some(),
+        Condition::Revision(revision) => item.is_some_and(|i| i.revision == revision),
     }
 }
 
