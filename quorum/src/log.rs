@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::config::SharedConfig;
 use crate::message::{Head, Kind};
-use crate::types::{Index, Position, Term};
+use crate::types::{Index, NodeId, Position, Term};
 
 /// The heads of the entries after `start`.
 #[derive(Debug)]
@@ -112,9 +112,16 @@ impl Log {
         self.durable = self.durable.max(upto);
     }
 
-    /// Replaces the whole log by a snapshot's end.
+    /// Replaces the whole log by a snapshot's end. Nothing of it is durable until the disk says so.
     pub(crate) fn reset(&mut self, start: Position, config: SharedConfig) {
         *self = Log::recovered(start, Some(config), Vec::new());
+        self.durable = Index(0);
+    }
+
+    /// Whether a configuration up to `upto`, as far as the log still has them, names the node.
+    pub(crate) fn names_up_to(&self, upto: Index, id: NodeId) -> bool {
+        let kept = self.configs.iter().filter(|(at, _)| *at <= upto).map(|(_, config)| config);
+        self.start_config.iter().chain(kept).any(|config| config.member(id).is_some())
     }
 
     /// The newest configuration, committed or not: the one in force.
@@ -150,16 +157,18 @@ impl Log {
     /// The heads from `from` on, at most so many and so many bytes (but at least one, if there is one).
     pub(crate) fn heads_from(&self, from: Index, entries_max: usize, bytes_max: u64) -> Vec<Head> {
         let skip = usize::try_from(from.0.saturating_sub(self.start.index.0 + 1)).unwrap_or(usize::MAX);
+        if skip >= self.heads.len() {
+            return Vec::new();
+        }
         let mut bytes = 0;
         let fits = |head: &&Head| {
             let first = bytes == 0;
             bytes += u64::from(head.bytes.max(1));
             first || bytes <= bytes_max
         };
-        if skip >= self.heads.len() {
-            return Vec::new();
-        }
-        self.heads.range(skip..).take(entries_max).take_while(fits).cloned().collect()
+        // Counted first, so that the copy is one allocation.
+        let count = self.heads.range(skip..).take(entries_max).take_while(fits).count();
+        self.heads.range(skip..skip + count).cloned().collect()
     }
 }
 

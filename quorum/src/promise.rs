@@ -83,6 +83,14 @@ impl Promises {
     /// Holds a message back until the token is done.
     pub(crate) fn hold(&mut self, token: Token, to: NodeId, message: Message) {
         assert!(!self.is_done(token), "nothing to wait for");
+        // Answers that wait for the same thing become one, or a leader that asks often while the disk is slow would fill the memory.
+        let same = |h: &&mut Held| h.token == token && h.to == to && h.message.term == message.term;
+        for h in self.held.iter_mut().filter(|h| same(h)) {
+            if let Some(body) = merged(&h.message.body, &message.body) {
+                h.message.body = body;
+                return;
+            }
+        }
         self.held.push_back(Held { token, to, message });
     }
 
@@ -111,25 +119,25 @@ impl Promises {
                 self.held.push_back(h);
                 continue;
             }
-            match same_acknowledgement(&mut release, &h) {
-                Some(body) => *body = greater(body, &h.message.body),
-                None => release.push((h.to, h.message)),
+            let same = |(to, m): &&mut (NodeId, Message)| *to == h.to && m.term == h.message.term;
+            let into = release.iter_mut().filter(same).find_map(|(_, m)| {
+                merged(&m.body, &h.message.body).map(|body| m.body = body)
+            });
+            if into.is_none() {
+                release.push((h.to, h.message));
             }
         }
         (durable, release)
     }
 }
 
-/// The acknowledgement already released to the same node in the same term, if `held` is one too.
-fn same_acknowledgement<'a>(released: &'a mut [(NodeId, Message)], held: &Held) -> Option<&'a mut Body> {
-    let acknowledges = |m: &Message| matches!(m.body, Body::Appended { .. });
-    let same = |(to, m): &&mut (NodeId, Message)| *to == held.to && m.term == held.message.term && acknowledges(m);
-    released.iter_mut().filter(|_| acknowledges(&held.message)).find(same).map(|(_, m)| &mut m.body)
-}
-
-fn greater(a: &Body, b: &Body) -> Body {
+/// One answer that says what both say, if there is one: the higher acknowledgement or round includes the lower.
+fn merged(a: &Body, b: &Body) -> Option<Body> {
     match (a, b) {
-        (Body::Appended { durable: a }, Body::Appended { durable: b }) => Body::Appended { durable: *a.max(b) },
-        _ => a.clone(),
+        (Body::Appended { durable: a }, Body::Appended { durable: b }) => Some(Body::Appended { durable: *a.max(b) }),
+        (Body::HeartbeatReply { round: a }, Body::HeartbeatReply { round: b }) => {
+            Some(Body::HeartbeatReply { round: *a.max(b) })
+        }
+        _ => None,
     }
 }

@@ -65,6 +65,9 @@ pub struct Replica {
     role: RoleState,
     /// A committed configuration without this node was seen.
     removed: bool,
+    /// A committed configuration with this node was seen. One that is still on its way in has not: the log that it is being sent
+    /// begins with configurations of before its time.
+    joined: bool,
     announced: (Role, Term, Option<NodeId>),
     effects: Vec<Effect>,
 }
@@ -103,6 +106,7 @@ impl Replica {
     pub fn new(id: NodeId, settings: Settings, recovered: Recovered, now: Time) -> Replica {
         let log = Log::recovered(recovered.start, recovered.start_config.map(SharedConfig::new), recovered.heads);
         assert!(recovered.term >= log.last().term, "term {} is behind the log's {}", recovered.term, log.last());
+        assert!(settings.window > 0 && settings.append_entries_max > 0, "nothing could ever be sent");
         let commit = recovered.commit.max(log.start().index).min(log.last().index);
         let mut replica = Replica {
             id,
@@ -120,9 +124,11 @@ impl Replica {
             election_due: now,
             role: RoleState::Follower,
             removed: false,
+            joined: false,
             announced: (Role::Follower, recovered.term, None),
             effects: Vec::new(),
         };
+        replica.note_membership();
         replica.await_leader();
         replica
     }
@@ -296,14 +302,17 @@ impl Replica {
         match &self.role {
             RoleState::Leader(_) => self.tick_leader(),
             _ if self.now >= self.election_due => self.on_election_timeout(),
-            _ => {}
+            // Its own pre-vote may have begun to count.
+            RoleState::Candidate(_) => self.maybe_win(),
+            RoleState::Follower => {}
         }
     }
 
     fn on_election_timeout(&mut self) {
+        // Once more for a node that stopped between learning of its removal and acting on it.
+        self.maybe_set_aside();
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
-        let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
-        if self.is_voter() && !self.removed && (automatic || alone) {
+        if self.is_voter() && !self.removed && (automatic || self.elects_itself()) {
             self.become_pre_candidate();
             return;
         }
@@ -408,9 +417,15 @@ impl Replica {
 
     /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not wait.
     fn await_leader(&mut self) {
-        let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
-        let wait = if alone { 0 } else { self.dice.between(self.settings.election_min, self.settings.election_max) };
+        let (min, max) = (self.settings.election_min, self.settings.election_max);
+        let wait = if self.elects_itself() { 0 } else { self.dice.between(min, max) };
         self.election_due = self.now.after(wait);
+    }
+
+    /// Whether no vote but its own is needed, for certain: while the configuration is not known to be committed, a leader that it leaves
+    /// out may still be in office and hold a lease.
+    fn elects_itself(&self) -> bool {
+        self.config_committed() && self.log.config().is_some_and(|c| c.elects(|id| id == self.id))
     }
 
     /// Sends in the current term, at once.
@@ -453,14 +468,19 @@ impl Replica {
         assert!(index <= self.log.last().index, "committed {index} beyond the log's end {}", self.log.last());
         self.commit = index;
         self.effects.push(Effect::Commit { index });
+        self.note_membership();
         self.maybe_set_aside();
     }
 
-    /// Notices that a committed configuration, and the newest one too, does without this node.
+    fn note_membership(&mut self) {
+        self.joined = self.joined || self.log.names_up_to(self.commit, self.id);
+    }
+
+    /// Notices that a committed configuration, and the newest one too, does without this node that was a member before.
     fn maybe_set_aside(&mut self) {
         let outside = |config: &SharedConfig| config.member(self.id).is_none();
         let committed = self.log.config_at(self.commit);
-        if self.removed || self.as_leader().is_some() || !committed.is_some_and(outside) {
+        if self.removed || !self.joined || self.as_leader().is_some() || !committed.is_some_and(outside) {
             return;
         }
         if self.log.config().is_some_and(outside) {
