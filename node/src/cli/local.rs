@@ -201,7 +201,7 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
     let (asked, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     let mut handles = Vec::new();
-    let mut start = async |running: &mut JoinSet<(String, Ended)>, handles: &mut Vec<Handle>| {
+    let start = async |running: &mut JoinSet<(String, Ended)>, handles: &mut Vec<Handle>| {
         for options in &plan.nodes {
             let node = Node::start(options.clone()).await.map_err(serve::start_failure)?;
             handles.push(node.handle().clone());
@@ -240,10 +240,10 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
 
 /// Runs one node until it ends or everything stops.
 async fn attend(name: String, mut node: Node, mut stopping: watch::Receiver<bool>) -> (String, Ended) {
-    let ended = tokio::select! {
-        ended = node.ended() => Some(ended),
-        () = async { let _ = stopping.wait_for(|stop| *stop).await; } => None,
-    };
+    tokio::select! {
+        _ = node.ended() => {}
+        () = async { drop(stopping.wait_for(|stop| *stop).await) } => {}
+    }
     (name, node.stop().await)
 }
 

@@ -66,7 +66,8 @@ impl Store {
 
     pub fn config_at(&self, index: u64) -> Option<Config> {
         let newest = self.entries.iter().zip(self.start.index.0 + 1..).filter(|(_, i)| *i <= index);
-        let configs = newest.filter_map(|(e, _)| if let Kind::Config(c) = &e.kind { Some(Config::clone(c)) } else { None });
+        let configs =
+            newest.filter_map(|(e, _)| if let Kind::Config(c) = &e.kind { Some(Config::clone(c)) } else { None });
         configs.last().or(self.start_config.clone())
     }
 
@@ -323,9 +324,10 @@ impl Host {
 
     pub fn arrive(&mut self, packet: Packet) {
         let Packet { from, to, cluster, cargo } = packet;
-        let reachable = self.nodes.get(&to).is_some_and(|n| {
-            n.up() && !n.paused && (n.cluster.is_none() || cluster.is_none() || n.cluster == cluster)
-        });
+        let reachable = self
+            .nodes
+            .get(&to)
+            .is_some_and(|n| n.up() && !n.paused && (n.cluster.is_none() || cluster.is_none() || n.cluster == cluster));
         if !reachable || self.cuts.contains(&(from, to)) {
             if let Cargo::Snapshot { .. } = cargo {
                 self.snapshot_ended(from, to, None);
@@ -439,10 +441,14 @@ impl Host {
             Effect::SaveVote { token, term, voted_for } => n.queue.push_back((token, DiskOp::Vote { term, voted_for })),
             Effect::Write { token, first, entries } => {
                 let records = &records[records.len().saturating_sub(entries.len())..];
-                let entries: Vec<Entry> = entries.into_iter().enumerate().map(|(i, head)| {
-                    let payload = if head.kind == Kind::Command { records[i].payload } else { 0 };
-                    Entry { term: head.term, kind: head.kind, payload }
-                }).collect();
+                let entries: Vec<Entry> = entries
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, head)| {
+                        let payload = if head.kind == Kind::Command { records[i].payload } else { 0 };
+                        Entry { term: head.term, kind: head.kind, payload }
+                    })
+                    .collect();
                 n.memory.write(first, &entries);
                 self.oracle.written(n, first, &entries);
                 n.queue.push_back((token, DiskOp::Write { first, entries, commit: n.applied }));
@@ -459,7 +465,8 @@ impl Host {
                 let mut carried = Vec::new();
                 if let Body::Append { prev, entries, .. } = &message.body {
                     for (i, head) in entries.iter().enumerate() {
-                        let entry = n.memory.get(prev.index.0 + 1 + i as u64).expect("an append sends what the log holds");
+                        let entry =
+                            n.memory.get(prev.index.0 + 1 + i as u64).expect("an append sends what the log holds");
                         assert_eq!((entry.term, &entry.kind), (head.term, &head.kind), "heads and records agree");
                         carried.push(entry.clone());
                     }
@@ -541,7 +548,8 @@ impl Host {
     /// A change to these voters, learners and W, all else as `id` has it.
     pub fn change(&mut self, id: NodeId, voters: &[NodeId], learners: &[NodeId], w: usize, failover: Option<Failover>) {
         let Some(config) = self.replica(id).config().cloned() else { return };
-        let members = |ids: &[NodeId]| ids.iter().map(|i| member(u64::try_from(i.0).expect("small"))).collect::<Vec<_>>();
+        let members =
+            |ids: &[NodeId]| ids.iter().map(|i| member(u64::try_from(i.0).expect("small"))).collect::<Vec<_>>();
         let change = Change {
             base_version: config.version,
             voters: members(voters),
