@@ -319,11 +319,19 @@ fn greet(args: &LocalArgs, plan: &Plan, handles: &[Handle], open: bool) -> Resul
             READY_WAIT.as_secs()
         );
     }
-    print(greeting(&shown, quorum, plan.existing, &args.data_dir))
+    // As it was called, so that the lines work when copied even if it is not on the PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
+    print(greeting(&program, &shown, quorum, plan.existing, &args.data_dir))
 }
 
 /// The table of the nodes and what to try next, every line of it ready to be copied.
-pub(crate) fn greeting(nodes: &[Shown], quorum: Option<Quorum>, existing: bool, data_dir: &Path) -> String {
+pub(crate) fn greeting(
+    program: &str,
+    nodes: &[Shown],
+    quorum: Option<Quorum>,
+    existing: bool,
+    data_dir: &Path,
+) -> String {
     let rows = nodes.iter().map(|n| {
         let http = format!("http://{}", n.http);
         vec![n.name.clone(), n.role.to_string(), http, n.tcp.to_string(), n.data.display().to_string()]
@@ -348,8 +356,8 @@ With Redis clients, and by hand
   redis-cli -p {tcp} set user:1 Alice
   (echo 'GET user:1'; sleep 1) | nc 127.0.0.1 {tcp}
 Look around
-  quorate status{url}
-  quorate bench{url} --duration 5s
+  {program} status{url}
+  {program} bench{url} --duration 5s
 The page: http://{to}/
 
 Ctrl-C stops it. The data stays in {}, and the same command takes it up again.
