@@ -11,13 +11,16 @@ use super::{Server, refusing};
 use crate::handle::{Ask, ChangeError, Handle, ReadError, WriteError};
 use crate::testing;
 
+/// What was asked for, in order.
+type Kept<T> = Arc<Mutex<Vec<T>>>;
+
 /// A leader that keeps the changes it is asked for.
-fn recording() -> (Handle, Arc<Mutex<Vec<Change>>>, Arc<Mutex<Vec<Option<NodeId>>>>) {
+fn recording() -> (Handle, Kept<Change>, Kept<Option<NodeId>>) {
     let handle = testing::handle(Role::Leader, |_| {});
     let (asks, mut received) = mpsc::channel(16);
     let mut shared = Arc::try_unwrap(handle.shared).unwrap_or_else(|_| panic!("one owner"));
     shared.asks = asks;
-    let (changes, transfers) = (Arc::<Mutex<Vec<Change>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+    let (changes, transfers) = (Kept::<Change>::default(), Kept::default());
     let kept = (Arc::clone(&changes), Arc::clone(&transfers));
     tokio::spawn(async move {
         while let Some(ask) = received.recv().await {
