@@ -115,7 +115,8 @@ fn a_damaged_segment_header_vote_or_identity_makes_a_new_node() {
     let disk = MemoryDisk::default();
     three_batches(&disk);
     let old = open_small(&disk).meta.id();
-    let damage: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Harm = fn(&mut Vec<u8>);
+    let damage: [(&str, Harm); 4] = [
         (SEGMENT, |bytes| bytes[20] ^= 1),
         ("vote", |bytes| bytes.fill(7)),
         ("vote", Vec::clear),
@@ -451,7 +452,8 @@ fn random_life(seed: u64) {
             let (start, last) = (opened.log.start().index.0, opened.log.last().index.0);
             let done = match dice.below(12) {
                 0..=5 => {
-                    let floor = cut.max(start);
+                    // What was cut was committed, and is not overwritten.
+                    let floor = cut.max(start).min(last);
                     let back = if dice.below(4) == 0 { dice.below(last - floor + 1) } else { 0 };
                     let first = last + 1 - back;
                     let payloads: Vec<Vec<u8>> =
