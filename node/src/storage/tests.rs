@@ -429,6 +429,12 @@ fn random_life(seed: u64) {
     let (mut cut, mut term, mut voted) = (0, 1, 0);
     let mut id = None;
     for _life in 0..6 {
+        if dice.below(3) == 0 {
+            // The power goes again while the last loss is recovered from.
+            disk.fail_after(dice.below(14));
+            drop(open(Path::new(DIR), Arc::new(disk.clone()), &limits(2 * FIRST_BATCH)));
+            disk.lose_power(&mut dice);
+        }
         let mut opened = open_small(&disk);
         assert_eq!(opened.renewed, None, "seed {seed}");
         assert_eq!(*id.get_or_insert(opened.meta.id()), opened.meta.id(), "seed {seed}");
