@@ -118,6 +118,12 @@ impl Log {
         self.durable = Index(0);
     }
 
+    /// Whether a configuration from the one in force at `commit` on counts the node as a voter.
+    pub(crate) fn votes_since(&self, commit: Index, id: NodeId) -> bool {
+        let later = self.configs.iter().filter(|(at, _)| *at > commit).map(|(_, config)| config);
+        self.config_at(commit).into_iter().chain(later).any(|config| config.is_voter(id))
+    }
+
     /// Whether a configuration up to `upto`, as far as the log still has them, names the node.
     pub(crate) fn names_up_to(&self, upto: Index, id: NodeId) -> bool {
         let kept = self.configs.iter().filter(|(at, _)| *at <= upto).map(|(_, config)| config);

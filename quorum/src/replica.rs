@@ -294,8 +294,12 @@ impl Replica {
         if id == self.id { self.log.durable() } else { leader.peers.get(&id).map_or(Index(0), |p| p.durable) }
     }
 
-    fn is_voter(&self) -> bool {
-        self.log.config().is_some_and(|c| c.is_voter(self.id))
+    /// Whether this node may stand for election. One that its newest configuration leaves out still may while that is not known to be
+    /// committed (Raft thesis, 4.2.2): if it alone holds the entry, the others cannot win against its longer log, and nobody else can finish the
+    /// change. It counts no vote of its own then, and leaves office once the entry is committed.
+    fn may_campaign(&self) -> bool {
+        let Some(config) = self.log.config() else { return false };
+        !self.removed && (config.is_voter(self.id) || self.log.votes_since(self.commit, self.id))
     }
 
     fn on_tick(&mut self) {
@@ -312,7 +316,8 @@ impl Replica {
         // Once more for a node that stopped between learning of its removal and acting on it.
         self.maybe_set_aside();
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
-        if self.is_voter() && !self.removed && (automatic || self.elects_itself()) {
+        let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
+        if self.may_campaign() && (automatic || alone) {
             self.become_pre_candidate();
             return;
         }
@@ -324,7 +329,7 @@ impl Replica {
     }
 
     fn on_campaign(&mut self) {
-        if self.is_voter() && !self.removed && self.as_leader().is_none() {
+        if self.may_campaign() && self.as_leader().is_none() {
             self.become_pre_candidate();
         } else {
             self.effects.push(Effect::Refuse(Refusal::NoSuchVoter(self.id)));
@@ -348,11 +353,9 @@ impl Replica {
             Body::Vote { last, transfer } => self.handle_vote(from, message.term, last, transfer),
             Body::Append { prev, entries, commit } if !stale => self.handle_append(from, prev, entries, commit),
             Body::Heartbeat { round, commit } if !stale => self.handle_heartbeat(from, round, commit),
-            // A leader of a past term learns from the answer's term that its reign is over.
-            Body::Append { prev, .. } => {
-                self.send(from, Body::Rejected { prev: prev.index, hint: Position::default() })
-            }
-            Body::Heartbeat { round, .. } => self.send(from, Body::HeartbeatReply { round }),
+            // A leader of a past term learns from the answer's term that its reign is over. The answer names no round: the sender may lead the
+            // present term too, and would take it for one of this reign's.
+            Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatReply { round: 0 }),
             Body::TransferNow { by_hand } if !stale => self.handle_transfer_now(from, by_hand),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(from, message.term, granted),
             Body::VoteReply { granted } if !stale => self.handle_vote_reply(from, granted),

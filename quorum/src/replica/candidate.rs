@@ -53,7 +53,7 @@ impl Replica {
     }
 
     fn assert_may_campaign(&self) {
-        assert!(self.is_voter() && !self.removed, "only voters campaign");
+        assert!(self.may_campaign(), "only voters campaign");
         assert!(self.as_leader().is_none(), "a leader has nothing to campaign for");
     }
 

@@ -106,7 +106,7 @@ impl Replica {
     }
 
     pub(super) fn handle_transfer_now(&mut self, from: NodeId, by_hand: bool) {
-        if self.leader == Some(from) && self.is_voter() && !self.removed && !matches!(self.role, RoleState::Leader(_)) {
+        if self.leader == Some(from) && self.may_campaign() && !matches!(self.role, RoleState::Leader(_)) {
             self.become_candidate(true, by_hand);
         }
     }

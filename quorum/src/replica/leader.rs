@@ -356,7 +356,17 @@ impl Replica {
                 return Err(Refusal::NotCaughtUp(voter.id));
             }
         }
+        self.still_elects(leader, change)?;
         Ok(config.clone())
+    }
+
+    /// Refuses numbers by which no successor could be elected from the nodes in contact now: if this leader failed next, and a disk is among what
+    /// is missing, nobody could ever undo the change.
+    fn still_elects(&self, leader: &Leader, change: &Change) -> Result<(), Refusal> {
+        let next = self.log.config().ok_or(Refusal::NotLeader)?.changed(change.clone());
+        let live = next.voters.iter().filter(|m| self.in_contact(leader, m.id)).count();
+        let needed = next.quorum().election();
+        if next.is_joint() && live < needed { Err(Refusal::NoQuorum { live, needed }) } else { Ok(()) }
     }
 
     /// Whether a member is so close behind that making it a voter would not hold anything up.

@@ -329,9 +329,7 @@ impl Host {
             .get(&to)
             .is_some_and(|n| n.up() && !n.paused && (n.cluster.is_none() || cluster.is_none() || n.cluster == cluster));
         if !reachable || self.cuts.contains(&(from, to)) {
-            if let Cargo::Snapshot { .. } = cargo {
-                self.snapshot_ended(from, to, None);
-            }
+            self.lose(Packet { from, to, cluster, cargo });
             return;
         }
         let n = self.nodes.get_mut(&to).expect("known");
@@ -357,8 +355,15 @@ impl Host {
         }
     }
 
+    /// Loses a packet. Of a snapshot the sender's host notices and says so.
+    pub fn lose(&mut self, packet: Packet) {
+        if let Cargo::Snapshot { .. } = packet.cargo {
+            self.snapshot_ended(packet.from, packet.to, None);
+        }
+    }
+
     fn snapshot_ended(&mut self, from: NodeId, to: NodeId, last: Option<Index>) {
-        if self.nodes.get(&from).is_some_and(|n| n.up() && !n.paused) {
+        if self.nodes.get(&from).is_some_and(Node::up) {
             self.step(from, Input::SnapshotSent { to, last }, &[]);
         }
     }
@@ -422,6 +427,9 @@ impl Host {
         }
         replica.step(now, input, &mut effects);
         for effect in effects {
+            if self.nodes[&id].gone {
+                return;
+            }
             if self.trace.is_some() {
                 let line = show::effect(id, &effect);
                 if let Some(trace) = &mut self.trace {

@@ -119,12 +119,9 @@ impl Oracle {
                 );
             }
             Body::PreVoteReply { granted: true } => assert!(!blank, "n{} is blank and grants a pre-vote", n.id),
-            Body::HeartbeatReply { .. } => assert!(
-                durable_term || message.term > n.disk.term && n.queue.iter().any(|_| true) && stale_answer(n, to),
-                "n{} confirms a leader in term {} before that is durable",
-                n.id,
-                message.term
-            ),
+            Body::HeartbeatReply { round } => {
+                assert!(durable_term || round == 0, "n{} confirms a leader in term {} before that is durable", n.id, message.term);
+            }
             Body::Appended { durable } => {
                 let agrees = n.disk.store.start.index >= durable
                     || n.disk.store.term_at(durable.0).is_some()
@@ -151,15 +148,17 @@ impl Oracle {
             }
         }
         if n.leads() {
-            held(n, index, nodes, "COMMITTED", Quorum::commit);
+            let term = n.memory.term_at(index.0).expect("in the log");
+            held(n, Position { term, index }, nodes, "COMMITTED", Quorum::commit);
         }
     }
 
     pub fn acknowledged(&mut self, n: &Node, index: Index, nodes: &BTreeMap<NodeId, Node>) {
         self.acknowledgements += 1;
         assert!(index.0 <= n.applied, "n{} acknowledges {index} before it is committed", n.id);
-        held(n, index, nodes, "ACKNOWLEDGED", Quorum::write);
         let c = self.of(n);
+        let term = c.history[usize::try_from(index.0 - 1).expect("small")].term;
+        held(n, Position { term, index }, nodes, "ACKNOWLEDGED", Quorum::write);
         c.acknowledged = c.acknowledged.max(index.0);
     }
 
@@ -209,15 +208,10 @@ impl Oracle {
     }
 }
 
-/// A stale heartbeat is answered at once, with nothing but the term.
-fn stale_answer(n: &Node, to: NodeId) -> bool {
-    n.replica.as_ref().is_some_and(|r| r.leader() != Some(to))
-}
-
-/// Whether enough disks hold the very entry that the leader `n` has at `index`.
-fn held(n: &Node, index: Index, nodes: &BTreeMap<NodeId, Node>, what: &str, count: fn(Quorum) -> usize) {
+/// Whether enough disks hold the very entry that is at `at` in the log of the leader `n`.
+fn held(n: &Node, at: Position, nodes: &BTreeMap<NodeId, Node>, what: &str, count: fn(Quorum) -> usize) {
     let config = n.replica.as_ref().expect("up").config().expect("a leader has a configuration");
-    let term = n.memory.term_at(index.0).expect("in the log");
+    let Position { term, index } = at;
     for (voters, quorum) in config.halves() {
         let holds = |id: NodeId| {
             nodes.get(&id).is_some_and(|v| {

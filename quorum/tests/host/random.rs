@@ -2,6 +2,7 @@
 //!
 //! A seed names a run on every machine. What fails is run again with a trace, one line per event, whose end is printed with the seed.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use quorum::{Config, Failover, Input, NodeId, Settings};
@@ -241,7 +242,9 @@ impl Run {
 
     fn network(&mut self) {
         while self.host.net.len() > PACKETS_MAX {
-            self.host.net.pop_front();
+            if let Some(packet) = self.host.net.pop_front() {
+                self.host.lose(packet);
+            }
         }
         if self.host.net.is_empty() {
             return;
@@ -250,7 +253,9 @@ impl Run {
         let at = if self.rng.chance(80) { self.rng.below(len.min(3)) } else { self.rng.below(len) } as usize;
         match self.rng.below(100) {
             0..=3 => {
-                self.host.net.remove(at);
+                if let Some(packet) = self.host.net.remove(at) {
+                    self.host.lose(packet);
+                }
             }
             4..=6 => {
                 let copy = self.host.net[at].clone();
@@ -325,7 +330,11 @@ impl Run {
     fn unreachable(&mut self) {
         let Some(id) = self.running() else { return };
         if let Some(peer) = self.any(|_| true) {
-            self.host.net.retain(|p| p.from != id || p.to != peer);
+            let (lost, kept): (VecDeque<super::Packet>, _) = self.host.net.drain(..).partition(|p| p.from == id && p.to == peer);
+            self.host.net = kept;
+            for packet in lost {
+                self.host.lose(packet);
+            }
             self.host.step(id, Input::Unreachable { peer }, &[]);
         }
     }
@@ -394,6 +403,11 @@ impl Run {
             _ => failover = Some(if self.rng.chance(30) { Failover::Manual } else { Failover::Automatic }),
         }
         let w = w.min(voters.len());
+        // Asking for numbers that the disks lost cannot meet any more is an operator's error, and final.
+        let left = voters.iter().filter(|id| !self.host.nodes[id].gone).count();
+        if left < quorum::Quorum::new(voters.len(), w).expect("legal").election() {
+            return;
+        }
         self.host.change(leader, &voters, &learners, w, failover);
     }
 
@@ -421,7 +435,7 @@ impl Run {
             let Some(leader) = self.host.leader() else {
                 if second % 3 == 2 {
                     // The policy may be to wait for a word.
-                    if let Some(id) = self.any(|n| n.up()) {
+                    for id in self.ids(super::Node::up) {
                         self.host.step(id, Input::Campaign, &[]);
                     }
                 }
