@@ -120,7 +120,12 @@ impl Oracle {
             }
             Body::PreVoteReply { granted: true } => assert!(!blank, "n{} is blank and grants a pre-vote", n.id),
             Body::HeartbeatReply { round } => {
-                assert!(durable_term || round == 0, "n{} confirms a leader in term {} before that is durable", n.id, message.term);
+                assert!(
+                    durable_term || round == 0,
+                    "n{} confirms a leader in term {} before that is durable",
+                    n.id,
+                    message.term
+                );
             }
             Body::Appended { durable } => {
                 let agrees = n.disk.store.start.index >= durable

@@ -330,7 +330,8 @@ impl Run {
     fn unreachable(&mut self) {
         let Some(id) = self.running() else { return };
         if let Some(peer) = self.any(|_| true) {
-            let (lost, kept): (VecDeque<super::Packet>, _) = self.host.net.drain(..).partition(|p| p.from == id && p.to == peer);
+            let (lost, kept): (VecDeque<super::Packet>, _) =
+                self.host.net.drain(..).partition(|p| p.from == id && p.to == peer);
             self.host.net = kept;
             for packet in lost {
                 self.host.lose(packet);
