@@ -430,8 +430,9 @@ impl Run {
             let Some(leader) = self.host.leader() else {
                 if second % 3 == 2 {
                     // The policy may be to wait for a word.
-                    for id in self.ids(super::Node::up) {
-                        self.host.step(id, Input::Campaign, &[]);
+                    let voters = self.ids(|n| n.replica.as_ref().is_some_and(|r| !r.is_blank()));
+                    if !voters.is_empty() {
+                        self.host.step(voters[second / 3 % voters.len()], Input::Campaign, &[]);
                     }
                 }
                 continue;
