@@ -123,7 +123,7 @@ impl Script {
             "blank" => h.add_blank(id.0 as u64, Settings { append_entries_max: 3, ..Settings::default() }),
             "deliver" => self.packets(n, true),
             "drop" => self.packets(n, false),
-            "persist" => n.iter().for_each(|i| h.persist(node(*i), usize::MAX >> 1)),
+            "persist" => n.iter().for_each(|i| h.persist(node(*i), usize::MAX)),
             "settle" => h.settle(),
             "run" => h.run(first.ok_or("how long")?),
             "pass" => h.pass(first.ok_or("how long")?),

@@ -307,7 +307,7 @@ impl Host {
     pub fn persist(&mut self, id: NodeId, count: usize) {
         let n = self.nodes.get_mut(&id).expect("known");
         let mut done = None;
-        for _ in 0..count {
+        for _ in 0..count.min(n.queue.len()) {
             done = Self::disk_step(n).or(done);
         }
         if let Some(token) = done {
