@@ -20,12 +20,8 @@ impl Cluster {
         let member = |id| Member { id: NodeId(id), name: name(), peer: name(), http: name(), tcp: name() };
         let config = Config::first((0..3).map(member).collect(), 2, None).expect("legal");
         let blank = |id| Replica::new(NodeId(id), Settings::default(), Recovered::default(), Time(1));
-        let mut cluster = Cluster {
-            replicas: (0..3).map(blank).collect(),
-            now: Time(1),
-            mail: VecDeque::new(),
-            effects: Vec::new(),
-        };
+        let mut cluster =
+            Cluster { replicas: (0..3).map(blank).collect(), now: Time(1), mail: VecDeque::new(), effects: Vec::new() };
         cluster.step(0, Input::Form(Box::new(config)));
         cluster.settle();
         assert_eq!(cluster.replicas[0].role(), Role::Leader);

@@ -92,11 +92,7 @@ impl Config {
     ///
     /// # Errors
     /// When N and W are not possible.
-    pub fn first(
-        voters: Vec<Member>,
-        write_quorum: usize,
-        preferred: Option<NodeId>,
-    ) -> Result<Config, QuorumError> {
+    pub fn first(voters: Vec<Member>, write_quorum: usize, preferred: Option<NodeId>) -> Result<Config, QuorumError> {
         let voters = each_once(voters);
         Quorum::new(voters.len(), write_quorum)?;
         Ok(Config {

@@ -120,9 +120,10 @@ impl Promises {
                 continue;
             }
             let same = |(to, m): &&mut (NodeId, Message)| *to == h.to && m.term == h.message.term;
-            let into = release.iter_mut().filter(same).find_map(|(_, m)| {
-                merged(&m.body, &h.message.body).map(|body| m.body = body)
-            });
+            let into = release
+                .iter_mut()
+                .filter(same)
+                .find_map(|(_, m)| merged(&m.body, &h.message.body).map(|body| m.body = body));
             if into.is_none() {
                 release.push((h.to, h.message));
             }

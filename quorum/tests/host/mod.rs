@@ -3,7 +3,7 @@
 //! Every node has a disk that keeps things in order and only when told to, a network that delivers what and when it is told to, and applied
 //! state. A crash loses what the disk does not have. After every step [`Oracle`] checks what must always hold. Random runs and golden
 //! scripts drive the very same host.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod oracle;
 pub mod random;
@@ -66,7 +66,8 @@ impl Store {
 
     pub fn config_at(&self, index: u64) -> Option<Config> {
         let newest = self.entries.iter().zip(self.start.index.0 + 1..).filter(|(_, i)| *i <= index);
-        let configs = newest.filter_map(|(e, _)| if let Kind::Config(c) = &e.kind { Some(Config::clone(c)) } else { None });
+        let configs =
+            newest.filter_map(|(e, _)| if let Kind::Config(c) = &e.kind { Some(Config::clone(c)) } else { None });
         configs.last().or(self.start_config.clone())
     }
 
@@ -323,9 +324,10 @@ impl Host {
 
     pub fn arrive(&mut self, packet: Packet) {
         let Packet { from, to, cluster, cargo } = packet;
-        let reachable = self.nodes.get(&to).is_some_and(|n| {
-            n.up() && !n.paused && (n.cluster.is_none() || cluster.is_none() || n.cluster == cluster)
-        });
+        let reachable = self
+            .nodes
+            .get(&to)
+            .is_some_and(|n| n.up() && !n.paused && (n.cluster.is_none() || cluster.is_none() || n.cluster == cluster));
         if !reachable || self.cuts.contains(&(from, to)) {
             self.lose(Packet { from, to, cluster, cargo });
             return;
@@ -447,10 +449,14 @@ impl Host {
             Effect::SaveVote { token, term, voted_for } => n.queue.push_back((token, DiskOp::Vote { term, voted_for })),
             Effect::Write { token, first, entries } => {
                 let records = &records[records.len().saturating_sub(entries.len())..];
-                let entries: Vec<Entry> = entries.into_iter().enumerate().map(|(i, head)| {
-                    let payload = if head.kind == Kind::Command { records[i].payload } else { 0 };
-                    Entry { term: head.term, kind: head.kind, payload }
-                }).collect();
+                let entries: Vec<Entry> = entries
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, head)| {
+                        let payload = if head.kind == Kind::Command { records[i].payload } else { 0 };
+                        Entry { term: head.term, kind: head.kind, payload }
+                    })
+                    .collect();
                 n.memory.write(first, &entries);
                 self.oracle.written(n, first, &entries);
                 n.queue.push_back((token, DiskOp::Write { first, entries, commit: n.applied }));
@@ -467,7 +473,8 @@ impl Host {
                 let mut carried = Vec::new();
                 if let Body::Append { prev, entries, .. } = &message.body {
                     for (i, head) in entries.iter().enumerate() {
-                        let entry = n.memory.get(prev.index.0 + 1 + i as u64).expect("an append sends what the log holds");
+                        let entry =
+                            n.memory.get(prev.index.0 + 1 + i as u64).expect("an append sends what the log holds");
                         assert_eq!((entry.term, &entry.kind), (head.term, &head.kind), "heads and records agree");
                         carried.push(entry.clone());
                     }
@@ -520,7 +527,7 @@ impl Host {
             }
             let busy = self.nodes.values().find(|n| n.up() && !n.slow && !n.queue.is_empty()).map(|n| n.id);
             match busy {
-                Some(id) => self.persist(id, usize::MAX.min(self.nodes[&id].queue.len())),
+                Some(id) => self.persist(id, self.nodes[&id].queue.len()),
                 None => return,
             }
         }
@@ -549,7 +556,8 @@ impl Host {
     /// A change to these voters, learners and W, all else as `id` has it.
     pub fn change(&mut self, id: NodeId, voters: &[NodeId], learners: &[NodeId], w: usize, failover: Option<Failover>) {
         let Some(config) = self.replica(id).config().cloned() else { return };
-        let members = |ids: &[NodeId]| ids.iter().map(|i| member(u64::try_from(i.0).expect("small"))).collect::<Vec<_>>();
+        let members =
+            |ids: &[NodeId]| ids.iter().map(|i| member(u64::try_from(i.0).expect("small"))).collect::<Vec<_>>();
         let change = Change {
             base_version: config.version,
             voters: members(voters),

@@ -65,7 +65,11 @@ impl Oracle {
 
     pub fn read_ready(&mut self, n: &Node, read: u64, index: Index) {
         let floor = self.reads.remove(&read).expect("a read is answered once");
-        assert!(index.0 >= floor, "STALE READ at n{}: read {read} sees {index}, but {floor} was known when it began", n.id);
+        assert!(
+            index.0 >= floor,
+            "STALE READ at n{}: read {read} sees {index}, but {floor} was known when it began",
+            n.id
+        );
         let committed = n.replica.as_ref().expect("up").commit();
         assert!(index <= committed, "read {read} at n{} waits for {index}, commit is {committed}", n.id);
         let c = self.of(n);
@@ -100,19 +104,33 @@ impl Oracle {
         let blank = n.replica.as_ref().is_none_or(|r| r.is_blank());
         match message.body {
             Body::Vote { .. } => {
-                assert!(!blank && durable_term && n.disk.voted_for == Some(n.id), "n{} campaigns before its vote is durable", n.id);
+                assert!(
+                    !blank && durable_term && n.disk.voted_for == Some(n.id),
+                    "n{} campaigns before its vote is durable",
+                    n.id
+                );
             }
             Body::VoteReply { granted: true } => {
                 assert!(!blank, "n{} is blank and votes", n.id);
-                assert!(durable_term && n.disk.voted_for == Some(to), "n{} says so before its vote for n{to} is durable", n.id);
+                assert!(
+                    durable_term && n.disk.voted_for == Some(to),
+                    "n{} says so before its vote for n{to} is durable",
+                    n.id
+                );
             }
             Body::PreVoteReply { granted: true } => assert!(!blank, "n{} is blank and grants a pre-vote", n.id),
             Body::HeartbeatReply { round } => {
-                assert!(durable_term || round == 0, "n{} confirms a leader in term {} before that is durable", n.id, message.term);
+                assert!(
+                    durable_term || round == 0,
+                    "n{} confirms a leader in term {} before that is durable",
+                    n.id,
+                    message.term
+                );
             }
             Body::Appended { durable } => {
                 let agrees = n.disk.store.start.index >= durable
-                    || n.disk.store.term_at(durable.0).is_some() && n.disk.store.term_at(durable.0) == n.memory.term_at(durable.0)
+                    || n.disk.store.term_at(durable.0).is_some()
+                        && n.disk.store.term_at(durable.0) == n.memory.term_at(durable.0)
                     || n.memory.start.index > durable && n.disk.store.last().index >= durable;
                 assert!(durable_term && agrees, "n{} acknowledges {durable} before it is durable", n.id);
             }
@@ -157,7 +175,8 @@ impl Oracle {
         let c = self.of(n);
         let before = c.leaders.entry(term).or_insert((n.id, n.epoch));
         assert_eq!(*before, (n.id, n.epoch), "TWO LEADERS of term {term}");
-        for (entry, index) in c.history.iter().zip(1u64..).skip(usize::try_from(n.memory.start.index.0).expect("small")) {
+        for (entry, index) in c.history.iter().zip(1u64..).skip(usize::try_from(n.memory.start.index.0).expect("small"))
+        {
             assert_eq!(n.memory.get(index), Some(entry), "LEADER n{} of term {term} LACKS committed {index}", n.id);
         }
     }
@@ -174,7 +193,8 @@ impl Oracle {
     pub fn set_aside(&mut self, n: &Node) {
         let id = n.id;
         let c = self.of(n);
-        let configs: Vec<_> = c.history.iter().filter_map(|e| if let Kind::Config(c) = &e.kind { Some(c) } else { None }).collect();
+        let configs: Vec<_> =
+            c.history.iter().filter_map(|e| if let Kind::Config(c) = &e.kind { Some(c) } else { None }).collect();
         assert!(configs.iter().any(|c| c.member(id).is_some()), "n{id} was never a member and sets itself aside");
         self.set_aside.insert(id);
     }
@@ -184,7 +204,12 @@ impl Oracle {
         assert_eq!(r.last(), n.memory.last(), "core and host agree on the log of n{}", n.id);
         assert_eq!(r.start(), n.memory.start);
         assert!(r.commit().0 == n.applied, "n{}: commit {} but applied {}", n.id, r.commit(), n.applied);
-        assert!(r.durable() <= n.disk.store.last().index.max(n.disk.store.start.index), "n{} claims {} durable", n.id, r.durable());
+        assert!(
+            r.durable() <= n.disk.store.last().index.max(n.disk.store.start.index),
+            "n{} claims {} durable",
+            n.id,
+            r.durable()
+        );
     }
 }
 

@@ -331,7 +331,8 @@ impl Run {
     fn unreachable(&mut self) {
         let Some(id) = self.running() else { return };
         if let Some(peer) = self.any(|_| true) {
-            let (lost, kept): (VecDeque<super::Packet>, _) = self.host.net.drain(..).partition(|p| p.from == id && p.to == peer);
+            let (lost, kept): (VecDeque<super::Packet>, _) =
+                self.host.net.drain(..).partition(|p| p.from == id && p.to == peer);
             self.host.net = kept;
             for packet in lost {
                 self.host.lose(packet);
@@ -343,9 +344,12 @@ impl Run {
     /// Whether the cluster could still elect a leader without this node's disk, by every configuration that anyone knows.
     fn can_spare(&self, victim: NodeId) -> bool {
         let left = |id: NodeId| id != victim && self.host.nodes.get(&id).is_some_and(|n| !n.gone);
-        let known = self.host.nodes.values().filter(|n| !n.gone).flat_map(|n| {
-            [n.disk.store.config_at(u64::MAX), n.memory.config_at(u64::MAX)].into_iter().flatten()
-        });
+        let known = self
+            .host
+            .nodes
+            .values()
+            .filter(|n| !n.gone)
+            .flat_map(|n| [n.disk.store.config_at(u64::MAX), n.memory.config_at(u64::MAX)].into_iter().flatten());
         known.into_iter().all(|c| c.elects(left))
     }
 
@@ -358,7 +362,9 @@ impl Run {
 
     /// An operator at work: keeps a few blank nodes at hand, and asks some leader for something else.
     fn reconfigure(&mut self) {
-        if self.ids(|n| !n.gone).len() < 3.min(NODES_MAX) || (self.rng.chance(10) && self.ids(|n| !n.gone).len() < NODES_MAX) {
+        if self.ids(|n| !n.gone).len() < 3.min(NODES_MAX)
+            || (self.rng.chance(10) && self.ids(|n| !n.gone).len() < NODES_MAX)
+        {
             let id = self.next_id;
             self.next_id += 1;
             self.host.add_blank(id, self.settings.clone());
@@ -457,7 +463,8 @@ impl Run {
         let members = r.config().expect("configured").clone();
         let caught_up = members.members().all(|m| {
             let n = &self.host.nodes[&m.id];
-            n.gone && members.is_learner(m.id) || n.replica.as_ref().is_some_and(|p| p.commit() == last && p.durable() == last)
+            n.gone && members.is_learner(m.id)
+                || n.replica.as_ref().is_some_and(|p| p.commit() == last && p.durable() == last)
         });
         caught_up && !members.is_joint() && r.acknowledged() == last && last.0 > 1
     }
@@ -467,7 +474,15 @@ impl Run {
             None => format!("n{} gone={}", n.id, n.gone),
             Some(r) => {
                 let config = r.config().map_or("blank".into(), |c| super::show::config(c));
-                format!("n{} {} t{} start={} last={} commit={} {config}", n.id, r.role(), r.term(), r.start(), r.last(), r.commit())
+                format!(
+                    "n{} {} t{} start={} last={} commit={} {config}",
+                    n.id,
+                    r.role(),
+                    r.term(),
+                    r.start(),
+                    r.last(),
+                    r.commit()
+                )
             }
         };
         self.host.nodes.values().map(one).collect::<Vec<_>>().join("\n")

@@ -42,7 +42,9 @@ pub fn message(m: &Message) -> String {
         Body::PreVoteReply { granted } => format!("PreVoteReply t{t} {}", yes(*granted)),
         Body::Vote { last, transfer } => format!("Vote t{t} last={last}{}", if *transfer { " transfer" } else { "" }),
         Body::VoteReply { granted } => format!("VoteReply t{t} {}", yes(*granted)),
-        Body::Append { prev, entries, commit } => format!("Append t{t} prev={prev} commit={commit} [{}]", heads(entries)),
+        Body::Append { prev, entries, commit } => {
+            format!("Append t{t} prev={prev} commit={commit} [{}]", heads(entries))
+        }
         Body::Appended { durable } => format!("Appended t{t} durable={durable}"),
         Body::Rejected { prev, hint } => format!("Rejected t{t} prev={prev} hint={hint}"),
         Body::Heartbeat { round, commit } => format!("Heartbeat t{t} round={round} commit={commit}"),
@@ -66,14 +68,24 @@ pub fn input(id: NodeId, input: &Input) -> String {
         Input::Propose { sizes } => format!("n{id} < propose {}", sizes.len()),
         Input::ChangeConfig(c) => {
             let ids = |m: &[Member]| m.iter().map(|m| m.id.to_string()).collect::<Vec<_>>().join(" ");
-            format!("n{id} < change base=v{} voters=[{}] learners=[{}] w={}", c.base_version, ids(&c.voters), ids(&c.learners), c.write_quorum)
+            format!(
+                "n{id} < change base=v{} voters=[{}] learners=[{}] w={}",
+                c.base_version,
+                ids(&c.voters),
+                ids(&c.learners),
+                c.write_quorum
+            )
         }
         Input::Persisted { token } => format!("n{id} < persisted #{}", token.0),
         Input::Read { id: read } => format!("n{id} < read {read}"),
-        Input::Transfer { to, by_hand } => format!("n{id} < transfer to {}{}", someone(*to), if *by_hand { " by hand" } else { "" }),
+        Input::Transfer { to, by_hand } => {
+            format!("n{id} < transfer to {}{}", someone(*to), if *by_hand { " by hand" } else { "" })
+        }
         Input::Campaign => format!("n{id} < campaign"),
         Input::Form(c) => format!("n{id} < form {}", config(c)),
-        Input::SnapshotReceived { from, term, last, .. } => format!("n{id} < snapshot from n{from} t{term} last={last}"),
+        Input::SnapshotReceived { from, term, last, .. } => {
+            format!("n{id} < snapshot from n{from} t{term} last={last}")
+        }
         Input::SnapshotSent { to, last } => match last {
             Some(last) => format!("n{id} < snapshot to n{to} sent up to {last}"),
             None => format!("n{id} < snapshot to n{to} failed"),
@@ -85,7 +97,9 @@ pub fn input(id: NodeId, input: &Input) -> String {
 
 pub fn effect(id: NodeId, effect: &Effect) -> String {
     match effect {
-        Effect::SaveVote { token, term, voted_for } => format!("n{id} SAVE #{} t{term} vote={}", token.0, someone(*voted_for)),
+        Effect::SaveVote { token, term, voted_for } => {
+            format!("n{id} SAVE #{} t{term} vote={}", token.0, someone(*voted_for))
+        }
         Effect::Write { token, first, entries } => format!("n{id} WRITE #{} {first}.. [{}]", token.0, heads(entries)),
         Effect::InstallSnapshot { token, last } => format!("n{id} INSTALL #{} snapshot {last}", token.0),
         Effect::Send { to, message: m } => format!("n{id} -> n{to} {}", message(m)),
