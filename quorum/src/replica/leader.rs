@@ -250,8 +250,12 @@ impl Replica {
         let Some(progress) = self.heard(from) else { return };
         progress.answered = progress.answered.max(round);
         let lost = progress.in_flight.front().is_some_and(|(_, sent)| now.since(*sent) >= retry_after);
-        if lost && progress.pace != Pace::Snapshot {
-            progress.probe_from(progress.durable.next());
+        match progress.pace {
+            Pace::Stream if lost => progress.probe_from(progress.durable.next()),
+            // The same question again: of a member not heard of in this reign nothing is known yet, and starting at the log's beginning would cost
+            // it a snapshot.
+            Pace::Probe if lost => progress.in_flight.clear(),
+            _ => {}
         }
         self.confirm_reads();
         self.replicate(from);

@@ -184,12 +184,13 @@ impl Run {
 
     fn fault_or_work(&mut self) {
         match self.rng.below(1000) {
-            0..=4 => self.crash_or_restart(),
-            5..=9 => self.cut(),
-            10..=13 => self.slow_or_pause(),
+            0..=5 => self.crash_or_restart(),
+            6..=12 => self.cut(),
+            13 => self.slow_or_pause(),
             14..=17 => self.transfer(),
             18..=33 => self.reconfigure(),
-            34..=35 => self.wipe(),
+            34 => self.wipe(),
+            35 => self.slow_or_pause(),
             36..=45 => self.compact(),
             46..=49 => self.unreachable(),
             50 => {
@@ -228,7 +229,7 @@ impl Run {
                 }
             }
             _ => {
-                let millis = 1 + self.rng.below(25);
+                let millis = 1 + self.rng.below(60);
                 self.host.now += millis * 1000;
                 // Not everyone notices at the same time.
                 for id in self.ids(|n| n.up() && !n.paused) {
@@ -436,8 +437,9 @@ impl Run {
             let Some(leader) = self.host.leader() else {
                 if second % 3 == 2 {
                     // The policy may be to wait for a word.
-                    for id in self.ids(super::Node::up) {
-                        self.host.step(id, Input::Campaign, &[]);
+                    let voters = self.ids(|n| n.replica.as_ref().is_some_and(|r| !r.is_blank()));
+                    if !voters.is_empty() {
+                        self.host.step(voters[second / 3 % voters.len()], Input::Campaign, &[]);
                     }
                 }
                 continue;
