@@ -1,0 +1,39 @@
+//! Waiting for conditions.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Between two looks at a condition: short against an election, long against a request.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// What conditions are given unless a test says otherwise: many election timeouts, on a machine that does other things too.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Repeats `look` until it yields a value.
+///
+/// # Panics
+/// After [`PATIENCE`], with what was waited for and the last reason.
+pub async fn eventually<T, F>(what: &str, look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    eventually_in(PATIENCE, what, look).await
+}
+
+/// As [`eventually`], within a time of its own.
+///
+/// # Panics
+/// After that time, with what was waited for and the last reason.
+pub async fn eventually_in<T, F>(limit: Duration, what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let deadline = Instant::now() + limit;
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(reason) if Instant::now() >= deadline => panic!("{what}: not within {limit:?}: {reason}"),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
