@@ -221,4 +221,43 @@ mod tests {
         assert_eq!(log.heads_from(Index(1), 9, 20).len(), 2);
         assert_eq!(log.heads_from(Index(4), 9, 20).len(), 0);
     }
+
+    proptest::proptest! {
+        /// Against a plain list of terms that is never compacted.
+        #[test]
+        fn the_log_agrees_with_a_plain_list(ops in proptest::collection::vec((0u8..3, 0u64..12, 0usize..4), 1..40)) {
+            let config = SharedConfig::new(crate::config::Config {
+                version: 1, voters: Vec::new(), learners: Vec::new(), write_quorum: 1, preferred: None,
+                failover: crate::config::Failover::Automatic, formed: true, outgoing: None,
+            });
+            let mut log = Log::recovered(Position::default(), Some(config), Vec::new());
+            let (mut terms, mut start, mut term): (Vec<u64>, usize, u64) = (vec![0], 0, 1);
+            for (op, at, count) in ops {
+                match op {
+                    0 => {
+                        term += at % 2;
+                        let first = (start + 1).max(terms.len().saturating_sub(at as usize % 4));
+                        terms.truncate(first);
+                        terms.extend(std::iter::repeat_n(term, count));
+                        log.append(Index(first as u64), (0..count).map(|_| head(term)));
+                    }
+                    1 => {
+                        start = start.max((at as usize).min(terms.len() - 1));
+                        log.compact(Index(start as u64));
+                    }
+                    _ => {
+                        let upto = (at as usize).min(terms.len() - 1);
+                        let within = (start..=upto.max(start)).rev().find(|i| *i == start || terms[*i] <= count as u64);
+                        let got = log.latest_within(Index(upto as u64), Term(count as u64));
+                        proptest::prop_assert_eq!(Some(got.index.0 as usize), within);
+                    }
+                }
+                proptest::prop_assert_eq!(log.last(), Position::new(terms.len() as u64 - 1, terms[terms.len() - 1]));
+                for (i, t) in terms.iter().enumerate() {
+                    let known = (i >= start).then_some(Term(*t));
+                    proptest::prop_assert_eq!(log.term_at(Index(i as u64)), known);
+                }
+            }
+        }
+    }
 }

@@ -142,3 +142,54 @@ fn merged(a: &Body, b: &Body) -> Option<Body> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a list of what is owed: what settles is the highest index written and not overwritten since, and nothing leaves early or stays late.
+        #[test]
+        fn the_ledger_agrees_with_a_plain_list(ops in proptest::collection::vec((0u8..4, 1u64..20), 1..60)) {
+            let mut ledger = Promises::default();
+            let mut owed: Vec<(Token, u64)> = Vec::new();
+            let mut waiting: Vec<(Token, u64)> = Vec::new();
+            let mut done = Token(0);
+            for (op, n) in ops {
+                match op {
+                    0 => owed.push((ledger.issue_write(Time(0), Index(n)), n)),
+                    1 => {
+                        ledger.truncate(Index(n));
+                        owed.iter_mut().for_each(|o| o.1 = o.1.min(n - 1));
+                    }
+                    2 if !ledger.is_done(ledger.latest()) => {
+                        let body = Body::Rejected { prev: Index(n), hint: crate::types::Position::default() };
+                        ledger.hold(ledger.latest(), NodeId(1), Message { term: Term(1), body });
+                        waiting.push((ledger.latest(), n));
+                    }
+                    _ => {
+                        done = done.max(Token((done.0 + n % 3).min(ledger.latest().0)));
+                        let (durable, released) = ledger.settle(done);
+                        let kept = owed.iter().filter(|o| o.0 <= done).map(|o| Index(o.1)).max();
+                        prop_assert_eq!(durable, kept);
+                        prop_assert_eq!(released.len(), waiting.iter().filter(|w| w.0 <= done).count());
+                        owed.retain(|o| o.0 > done);
+                        waiting.retain(|w| w.0 > done);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn answers_that_wait_for_the_same_thing_are_one() {
+        let mut ledger = Promises::default();
+        let token = ledger.issue_vote(Time(0));
+        for round in [3, 9, 5] {
+            ledger.hold(token, NodeId(1), Message { term: Term(1), body: Body::HeartbeatReply { round } });
+        }
+        let (_, released) = ledger.settle(token);
+        assert_eq!(released, [(NodeId(1), Message { term: Term(1), body: Body::HeartbeatReply { round: 9 } })]);
+    }
+}

@@ -94,8 +94,13 @@ impl Oracle {
         let c = self.of(n);
         let at = usize::try_from(last.index.0).expect("small");
         assert_eq!(c.history.get(at - 1).map(|e| e.term), Some(last.term), "a snapshot of committed entries");
-        let configs = c.history[..at].iter().filter_map(|e| if let Kind::Config(c) = &e.kind { Some(c) } else { None });
-        assert_eq!(configs.last().map(|c| Config::clone(c)).as_ref(), Some(config), "the snapshot's configuration");
+        let mut configs =
+            c.history[..at].iter().filter_map(|e| if let Kind::Config(c) = &e.kind { Some(c) } else { None });
+        assert_eq!(
+            configs.next_back().map(|c| Config::clone(c)).as_ref(),
+            Some(config),
+            "the snapshot's configuration"
+        );
     }
 
     /// What leaves a node must already be on its disk, if it promises that.

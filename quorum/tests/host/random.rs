@@ -221,11 +221,10 @@ impl Run {
         match self.rng.below(100) {
             0..=54 => self.network(),
             55..=84 => {
-                if let Some(id) = self.any(|n| n.up() && !n.paused && !n.queue.is_empty()) {
-                    if !self.host.nodes[&id].slow || self.rng.chance(3) {
-                        let count = 1 + self.rng.below(4) as usize;
-                        self.host.persist(id, count);
-                    }
+                let busy = self.any(|n| n.up() && !n.paused && !n.queue.is_empty());
+                if let Some(id) = busy.filter(|id| !self.host.nodes[id].slow || self.rng.chance(3)) {
+                    let count = 1 + self.rng.below(4) as usize;
+                    self.host.persist(id, count);
                 }
             }
             _ => {
