@@ -43,4 +43,6 @@ pub use vote::VoteFile;
 pub use wal::{Job, Wal, WalEvent};
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod tests;

@@ -64,7 +64,7 @@ impl SegmentHeader {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         out[..8].copy_from_slice(SEGMENT_MAGIC);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        let flags = u16::from(self.reset) * FLAG_RESET | u16::from(self.prepared) * FLAG_PREPARED;
+        let flags = (u16::from(self.reset) * FLAG_RESET) | (u16::from(self.prepared) * FLAG_PREPARED);
         out[10..12].copy_from_slice(&flags.to_le_bytes());
         put_u64(&mut out, 16, self.sequence);
         put_u64(&mut out, 24, self.salt);

@@ -98,9 +98,22 @@ impl Wal {
     /// # Panics
     /// When the system gives no thread.
     pub fn start(log: Log, vote: VoteFile, metrics: Arc<Metrics>, notify: impl Fn(WalEvent) + Send + 'static) -> Wal {
+        // Without it the log makes its segments itself, at the moment it needs them.
+        let helper = Helper::start()
+            .inspect_err(|error| tracing::warn!(%error, "no thread to prepare segments of the log"))
+            .ok();
+        Wal::start_with(log, vote, metrics, helper, notify)
+    }
+
+    pub(super) fn start_with(
+        log: Log,
+        vote: VoteFile,
+        metrics: Arc<Metrics>,
+        helper: Option<Helper>,
+        notify: impl Fn(WalEvent) + Send + 'static,
+    ) -> Wal {
         let reader = log.reader();
         let (jobs, received) = channel();
-        let helper = Helper::start().unwrap_or_else(|error| panic!("cannot start a thread of the log: {error}"));
         let writer = Writer { log, vote, metrics, helper, staged: None, done: None, cut: None, bytes: 0 };
         let thread = std::thread::Builder::new()
             .name("wal".to_owned())
@@ -156,7 +169,7 @@ struct Writer {
     vote: VoteFile,
     metrics: Arc<Metrics>,
     /// Prepares the next segment.
-    helper: Helper,
+    helper: Option<Helper>,
     staged: Option<Staged>,
     /// The highest token of this turn.
     done: Option<Token>,
@@ -221,11 +234,12 @@ impl Writer {
 
     /// Hands over what makes the next segment ready, and takes back what is done.
     fn prepare(&mut self) -> Result<(), LogError> {
-        if let Some((preparation, result)) = self.helper.done() {
+        let Some(helper) = &self.helper else { return Ok(()) };
+        if let Some((preparation, result)) = helper.done() {
             self.log.prepared(preparation, result)?;
         }
         if let Some(preparation) = self.log.preparation() {
-            self.helper.submit(preparation);
+            helper.submit(preparation);
         }
         Ok(())
     }
