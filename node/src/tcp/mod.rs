@@ -7,6 +7,8 @@
 //! `commands` and `admin` are what Redis clients may ask, `keys` walks over the keys, `meters` holds the metrics.
 
 mod admin;
+#[doc(hidden)]
+pub mod bench;
 mod commands;
 mod detect;
 mod keys;
