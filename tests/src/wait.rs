@@ -1,6 +1,5 @@
 //! Waiting for conditions.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Between two looks at a condition: short against an election, long against a request.
@@ -13,10 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// After [`PATIENCE`], with what was waited for and the last reason.
-pub async fn eventually<T, F>(what: &str, look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, String>>,
-{
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
     eventually_in(PATIENCE, what, look).await
 }
 
@@ -24,10 +20,7 @@ where
 ///
 /// # Panics
 /// After that time, with what was waited for and the last reason.
-pub async fn eventually_in<T, F>(limit: Duration, what: &str, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, String>>,
-{
+pub async fn eventually_in<T>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + limit;
     loop {
         match look().await {

@@ -2,4 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_input;
+mod cli;
+mod cluster_routes;
+mod damage;
+mod disk;
 mod failover;
+mod followers;
+mod formation;
+mod lab;
+mod local;
+mod quorums;
+mod redis;
+mod tcp_lines;
+mod v1;

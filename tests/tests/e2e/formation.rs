@@ -1,0 +1,136 @@
+//! How a cluster comes to be, who may belong, and what a restart keeps.
+
+use quorate_tests::{Cluster, Setup, eventually};
+
+#[tokio::test]
+async fn a_node_alone_is_a_cluster_and_keeps_its_data() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let id = cluster.nodes[0].status().await.cluster_id;
+    cluster.nodes[0].put("/v1/kv/k", "v").await.expect(200);
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start();
+    cluster.led_by(0).await;
+    assert_eq!(cluster.nodes[0].get("/v1/kv/k").await.expect(200).text(), "v");
+    assert_eq!(cluster.nodes[0].status().await.cluster_id, id);
+}
+
+#[tokio::test]
+async fn six_nodes_form_one_cluster() {
+    let cluster = Cluster::start(6, 4).await;
+    cluster.all_ready().await;
+    let status = cluster.leader().await.status().await;
+    assert_eq!(
+        (
+            status.config.replicas,
+            status.config.write_quorum,
+            status.config.election_quorum,
+            status.config.commit_quorum
+        ),
+        (6, 4, 4, 3)
+    );
+    assert_eq!(status.node.name, "node1", "the one told to form leads");
+    for node in &cluster.nodes {
+        node.put(&format!("/v1/kv/{}", node.name), "v").await.expect(200);
+    }
+    assert_eq!(cluster.converged().await.lines().count(), 6);
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_every_node_is_there() {
+    let mut cluster = Setup::new(3, 2).prepare().await;
+    cluster.nodes[0].start();
+    cluster.nodes[1].start();
+    for n in [0, 1] {
+        eventually("the node answers", || async { cluster.nodes[n].try_status().await.map(|_| ()) }).await;
+        let refused = cluster.nodes[n].put("/v1/kv/k", "v").await;
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(["forming", "no_leader"].contains(&refused.code().as_str()), "{}", refused.text());
+        assert!(!refused.header("retry-after").is_empty());
+        assert_eq!(cluster.nodes[n].get("/readyz").await.status, 503);
+        assert_eq!(cluster.nodes[n].get("/livez").await.status, 200);
+    }
+    assert!(!cluster.nodes[0].status().await.formed);
+    // The one that comes late is all that was missing.
+    cluster.nodes[2].start();
+    cluster.all_ready().await;
+    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_leader_to_be_that_dies_while_forming_goes_on_when_it_is_back() {
+    let mut cluster = Setup::new(3, 2).prepare().await;
+    for n in [1, 2] {
+        cluster.nodes[n].start();
+    }
+    // At a different moment of the formation each time.
+    for _ in 0..4 {
+        cluster.nodes[0].start();
+        eventually("it answers", || async { cluster.nodes[0].try_status().await.map(|_| ()) }).await;
+        cluster.nodes[0].kill();
+    }
+    cluster.nodes[0].start();
+    cluster.all_ready().await;
+    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    assert_eq!(cluster.converged().await.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_of_the_whole_cluster_keeps_everything() {
+    let mut cluster = Cluster::start(3, 2).await;
+    cluster.all_ready().await;
+    for n in 0..50 {
+        cluster.nodes[n % 3].put(&format!("/v1/kv/k{n}"), n.to_string()).await.expect(200);
+    }
+    let before = cluster.converged().await;
+    let id = cluster.nodes[0].status().await.cluster_id;
+    for node in &cluster.nodes {
+        node.terminate();
+    }
+    for node in &mut cluster.nodes {
+        assert!(node.ended().await.success());
+    }
+    cluster.start_all();
+    cluster.all_ready().await;
+    assert_eq!(cluster.converged().await, before);
+    assert_eq!(cluster.nodes[2].status().await.cluster_id, id);
+    cluster.leader().await.put("/v1/kv/new", "v").await.expect(200);
+}
+
+#[tokio::test]
+async fn nodes_that_are_given_a_cluster_id_never_form() {
+    let id = "11111111-2222-4333-8444-555555555555";
+    let mut cluster = Setup::new(3, 2).flag("--cluster-id", id).prepare().await;
+    cluster.start_all();
+    for node in &cluster.nodes {
+        eventually("it answers", || async { node.try_status().await.map(|_| ()) }).await;
+    }
+    // Long enough for the same nodes without the id to form: they introduce themselves once more.
+    eventually("the nodes have met", || async {
+        let met = cluster.nodes.iter().filter(|n| n.log().matches("introduced this node").count() >= 2).count();
+        if met >= 2 { Ok(()) } else { Err(format!("{met} of them")) }
+    })
+    .await;
+    for node in &cluster.nodes {
+        let status = node.status().await;
+        assert!(!status.formed && status.leader.is_none(), "{status:?}");
+        assert_eq!(node.put("/v1/kv/k", "v").await.status, 503);
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused() {
+    let one = Cluster::start(1, 1).await;
+    one.nodes[0].put("/v1/kv/k", "v").await.expect(200);
+    let mut other = Setup::new(2, 2).flag("--cluster-id", "11111111-2222-4333-8444-555555555555").prepare().await;
+    let at = other.nodes[1].args.iter().position(|a| a == "--leader-url").expect("a leader url") + 1;
+    other.nodes[1].args[at] = one.nodes[0].url.clone();
+    other.nodes[1].start();
+    eventually("it is told that it is of another cluster", || async {
+        let log = other.nodes[1].log();
+        if log.contains("another cluster") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(other.nodes[1].get("/v1/kv/k?consistency=local").await.status, 404, "nothing of that cluster came over");
+    assert_eq!(one.nodes[0].status().await.members.len(), 1);
+}
