@@ -11,7 +11,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::Item;
 use super::command::{Condition, Outcome, Parsed, RawValue};
-use super::engine::EngineError;
+use super::engine::{EngineError, Graves};
 use super::overlay::{HeadCache, KeyHead, Map, Tables, Version, cost};
 use super::value::Value;
 
@@ -27,10 +27,35 @@ pub(super) struct Applying<'a> {
     map: RwLockWriteGuard<'a, Map>,
     payload: &'a Bytes,
     revision: u64,
+    /// Deletions that the engine has from beyond the position it was opened at: see [`Known`].
+    graves: &'a Graves,
     /// By how much the table grew.
     grown: isize,
     /// By how much the number of keys grew.
     keys: i64,
+}
+
+/// What is known of a key before a write.
+///
+/// A drain that was interrupted leaves the engine with some keys ahead of its position: each at the state after its last write up to
+/// [`Meta::ahead`](super::engine::Meta), with that write's revision, in the item or in a grave. When the entries from the position on are
+/// applied again, every command acts on each of its keys by that key's state alone, and at entry `i` a key is in one of two cases:
+///
+/// * The engine has it at a revision of `i` or later: the effect of `i` is in that state already, or was overwritten since. It is skipped,
+///   which changes neither the key nor the count.
+/// * The engine has it as it was after its last write before `i`, or as it was after an earlier write, and then what wrote it since has been
+///   applied again, on the same state as the first time. So `i` finds the state it found then, and does what it did then.
+///
+/// So with the entry `ahead` the state is exactly that of its revision, also if a drain in between was interrupted as well. The count that
+/// an engine keeps is that of the keys in it at every batch, whole or not, and a skipped write adds nothing; so it comes out exact too.
+/// Outcomes of skipped writes mean nothing: they were answered long ago. An engine may even be ahead of the log (power was lost after the
+/// engine's sync and before the log's): what was applied is committed, so the same entries come again from the leader and are found done.
+#[derive(Clone, Copy)]
+enum Known {
+    /// Its state.
+    Here(Option<KeyHead>),
+    /// Its state includes this entry's effect.
+    Ahead,
 }
 
 /// What a command led to.
@@ -46,6 +71,7 @@ impl<'a> Applying<'a> {
         tables: &'a Tables,
         heads: &'a HeadCache,
         views: &'a BTreeMap<u64, usize>,
+        graves: &'a Graves,
         revision: u64,
         payload: &'a Bytes,
     ) -> Result<Applied, EngineError> {
@@ -53,7 +79,7 @@ impl<'a> Applying<'a> {
             return Ok(Applied { outcome: Outcome::Unreadable, keys: 0 });
         };
         let map = tables.active.map.write();
-        let mut applying = Applying { tables, heads, views, map, payload, revision, grown: 0, keys: 0 };
+        let mut applying = Applying { tables, heads, views, map, payload, revision, graves, grown: 0, keys: 0 };
         let outcome = applying.command(command)?;
         let bytes = tables.active.bytes.load(Ordering::Relaxed).saturating_add_signed(applying.grown);
         tables.active.bytes.store(bytes, Ordering::Relaxed);
@@ -63,14 +89,14 @@ impl<'a> Applying<'a> {
     fn command(&mut self, command: Parsed<'_>) -> Result<Outcome, EngineError> {
         match command {
             Parsed::Put { key, value, condition } => {
-                let head = self.head(key)?;
+                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::Put { version: 0 }) };
                 if let Some(failed) = refused(condition, head) {
                     return Ok(failed);
                 }
                 Ok(Outcome::Put { version: self.put(key, head, self.owned(value)) })
             }
             Parsed::Delete { key, condition } => {
-                let head = self.head(key)?;
+                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::Deleted { count: 0 }) };
                 if let Some(failed) = refused(condition, head) {
                     return Ok(failed);
                 }
@@ -79,21 +105,23 @@ impl<'a> Applying<'a> {
             Parsed::PutMany(pairs) => {
                 let mut version = 0;
                 for (key, value) in pairs {
-                    let head = self.head(key)?;
-                    version = self.put(key, head, self.owned(value));
+                    if let Known::Here(head) = self.known(key)? {
+                        version = self.put(key, head, self.owned(value));
+                    }
                 }
                 Ok(Outcome::Put { version })
             }
             Parsed::DeleteMany(keys) => {
                 let mut count = 0;
                 for key in keys {
-                    let head = self.head(key)?;
-                    count += self.delete(key, head);
+                    if let Known::Here(head) = self.known(key)? {
+                        count += self.delete(key, head);
+                    }
                 }
                 Ok(Outcome::Deleted { count })
             }
             Parsed::Increment { key, by } => {
-                let head = self.head(key)?;
+                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::NotANumber) };
                 let number = head.map_or(Some(0), |head| head.number);
                 let Some(value) = number.and_then(|number| number.checked_add(by)) else {
                     return Ok(Outcome::NotANumber);
@@ -104,16 +132,27 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// What is known of a key, from the nearest place that knows it.
-    fn head(&mut self, key: &[u8]) -> Result<Option<KeyHead>, EngineError> {
+    /// What is known of a key, from the nearest place that knows it. What the overlay has was written by this run of the node, in order.
+    fn known(&mut self, key: &[u8]) -> Result<Known, EngineError> {
         if let Some(version) = self.map.get(key) {
-            return Ok(version.item.as_ref().map(KeyHead::of));
+            return Ok(Known::Here(version.item.as_ref().map(KeyHead::of)));
         }
         if let Some(frozen) = &self.tables.frozen
             && let Some(version) = frozen.map.read().get(key)
         {
-            return Ok(version.item.as_ref().map(KeyHead::of));
+            return Ok(Known::Here(version.item.as_ref().map(KeyHead::of)));
         }
+        let head = self.stored(key)?;
+        let revision = match head {
+            Some(head) => head.revision,
+            None if self.graves.is_empty() => 0,
+            None => self.graves.get(key).copied().unwrap_or(0),
+        };
+        Ok(if revision >= self.revision { Known::Ahead } else { Known::Here(head) })
+    }
+
+    /// What the engine has.
+    fn stored(&mut self, key: &[u8]) -> Result<Option<KeyHead>, EngineError> {
         if let Some(known) = self.heads.take(key) {
             return Ok(known);
         }
@@ -133,7 +172,7 @@ impl<'a> Applying<'a> {
                 1
             }
         };
-        self.write(key, Some(Item { value, revision: self.revision, version }));
+        self.write(key, head.is_some(), Some(Item { value, revision: self.revision, version }));
         version
     }
 
@@ -142,7 +181,7 @@ impl<'a> Applying<'a> {
             return 0;
         }
         self.keys -= 1;
-        self.write(key, None);
+        self.write(key, true, None);
         1
     }
 
@@ -155,14 +194,16 @@ impl<'a> Applying<'a> {
         Value { kind: value.kind, data }
     }
 
-    fn write(&mut self, key: &[u8], item: Option<Item>) {
+    /// `existed`: whether the key is there before this write, in whichever layer.
+    fn write(&mut self, key: &[u8], existed: bool, item: Option<Item>) {
         let revision = self.revision;
         self.grown += signed(cost(key, item.as_ref()));
         let Some(newest) = self.map.get_mut(key) else {
-            self.map.insert(Bytes::copy_from_slice(key), Version { revision, item, older: None });
+            self.map.insert(Bytes::copy_from_slice(key), Version { revision, item, existed, older: None });
             return;
         };
-        let mut old = std::mem::replace(newest, Version { revision, item, older: None });
+        let existed = newest.existed;
+        let mut old = std::mem::replace(newest, Version { revision, item, existed, older: None });
         self.grown -= prune(key, &mut old.older, old.revision, self.views);
         if self.views.range(old.revision..revision).next().is_some() {
             newest.older = Some(Box::new(old));

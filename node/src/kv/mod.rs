@@ -1,8 +1,8 @@
 //! The replicated data: commands, the state they lead to, and the engine that keeps it.
 //!
 //! A write comes from the driver, once committed, in log order: [`Store::apply_command`] changes the *overlay*, an ordered table in memory,
-//! and that is all a write ever waits for. A thread drains the overlay into the *engine* in large batches, each atomic and labelled with the
-//! log position it leads to; the log may be cut up to what [`Store::persist`] returns. Reads merge overlay and engine.
+//! and that is all a write ever waits for. A thread drains the overlay into the *engine*, a table at a time and each in pieces, the last of
+//! which moves the engine's log position; the log may be cut up to what [`Store::persist`] returns. Reads merge overlay and engine.
 //!
 //! Layers, newest first: active table, frozen table (while it drains), engine. A [`View`] pins all three at one revision; the versions that
 //! it shows stay until it is dropped.
@@ -23,6 +23,7 @@ mod view;
 mod wire;
 
 use bytes::Bytes;
+use quorum::Position;
 
 pub use command::{Command, Condition, KEY_BYTES_MAX, Outcome};
 pub use engine::EngineError;
@@ -54,6 +55,14 @@ pub enum StoreError {
     /// It failed before and does nothing any more.
     #[error("the store has failed: {0}")]
     Failed(String),
+    /// A drain was interrupted by a crash, and the entries that it was at have not all been applied again.
+    #[error("the state is between {applied} and {until}: the entries in between are being repeated")]
+    Between {
+        /// What has been applied.
+        applied: Position,
+        /// From where on the state is whole.
+        until: Position,
+    },
     /// A snapshot from another node cannot be used; the state here is as it was.
     #[error("the snapshot cannot be used: {0}")]
     Foreign(String),

@@ -3,7 +3,7 @@
 //! A table maps each key to its newest version; a tombstone is a version without an item. Older versions stay behind the newest only while a
 //! view that shows them is held, so hot keys are absorbed: overwritten in place as often as they like before a drain.
 //!
-//! Before: `apply`, the only writer. After: the drain, which hands a whole frozen table to the engine.
+//! Before: `apply`, the only writer. After: the drain, which hands a frozen table to the engine, piece by piece.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -30,6 +30,8 @@ pub(super) struct Version {
     pub(super) revision: u64,
     /// `None`: deleted.
     pub(super) item: Option<Item>,
+    /// Whether the key existed in the layers below before its first write here: what draining it does to the engine's count.
+    pub(super) existed: bool,
     /// The write before it that a view still shows.
     pub(super) older: Option<Box<Version>>,
 }

@@ -1,7 +1,9 @@
-//! The store: the layers in order, who may change them, and how a table travels into the engine.
+//! The store: the layers in order, and who may change them. How a table travels into the engine is `drain`'s.
 //!
 //! Locks, in the order they are taken: `drain` (whoever moves tables), `head` (whoever changes or pins the state), a table's own lock. Reads
 //! of one key take only the last. A failure of the engine is final: it is kept, told to whoever watches, and nothing is changed after it.
+
+mod drain;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -18,7 +20,7 @@ use tokio::sync::watch;
 use super::apply::Applying;
 use super::engine::fjall::FjallHome;
 use super::engine::memory::{MemoryEngine, MemoryHome};
-use super::engine::{Engine, EngineError, Home, Meta};
+use super::engine::{Engine, EngineError, Graves, Home, Meta};
 use super::overlay::{HeadCache, KeyHead, Tables};
 use super::transfer::{Export, Import, Imported};
 use super::view::{Page, View};
@@ -55,14 +57,16 @@ pub(super) struct Shared {
     /// The same as `head.tables`, for readers.
     tables: ArcSwap<Tables>,
     heads: HeadCache,
-    /// Held by whoever moves tables. The position that the engine holds.
-    drain: Mutex<Position>,
+    /// Held by whoever moves tables. What the engine holds.
+    drain: Mutex<Meta>,
     wanted: Mutex<Wanted>,
     wake: Condvar,
     failure: watch::Sender<Option<String>>,
     home: Box<dyn Home>,
     /// The active table's size at which it is drained.
     overlay_bytes: usize,
+    /// How much of a frozen table is handed over at once.
+    piece_bytes: usize,
     metrics: Option<Arc<Metrics>>,
     /// Whether a thread drains; otherwise `apply` does.
     background: bool,
@@ -73,6 +77,8 @@ pub(super) struct Shared {
 struct Wanted {
     drain: bool,
     stop: bool,
+    /// How many want a drain under way to take no more rests.
+    hurried: usize,
 }
 
 /// The end of the state: changed by `apply` alone.
@@ -80,6 +86,9 @@ struct Head {
     applied: Position,
     config: Option<SharedConfig>,
     count: u64,
+    /// How far single keys of the engine were when it was opened, and what it had deleted by then. Of no interest once it is applied.
+    ahead: Position,
+    graves: Graves,
     /// Views held, by revision.
     views: BTreeMap<u64, usize>,
     tables: Arc<Tables>,
@@ -87,7 +96,8 @@ struct Head {
 
 impl Head {
     fn meta(&self) -> Meta {
-        Meta { position: self.applied, count: self.count, config: self.config.clone() }
+        let ahead = self.ahead.max(self.applied);
+        Meta { position: self.applied, count: self.count, config: self.config.clone(), ahead }
     }
 
     fn advance(&mut self, position: Position) {
@@ -97,6 +107,9 @@ impl Head {
             self.applied
         );
         self.applied = position;
+        if position.index >= self.ahead.index && !self.graves.is_empty() {
+            self.graves = Graves::new();
+        }
     }
 }
 
@@ -107,7 +120,7 @@ impl Store {
     /// When the folder or the engine in it cannot be used.
     pub fn open(dir: &Path, limits: &Limits, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
         let (home, engine) = FjallHome::open(dir, limits.cache_bytes)?;
-        Store::start(Arc::new(engine), Box::new(home), limits, Some(metrics), true)
+        Store::start(Arc::new(engine), Box::new(home), limits, drain::PIECE_BYTES, Some(metrics), true)
     }
 
     /// A store without a disk.
@@ -118,7 +131,7 @@ impl Store {
 
     /// A store on an engine without a disk. It has no thread: what drains, does so within the call that makes it necessary.
     pub(crate) fn on_memory(engine: MemoryEngine, limits: &Limits) -> Store {
-        match Store::start(Arc::new(engine), Box::new(MemoryHome), limits, None, false) {
+        match Store::start(Arc::new(engine), Box::new(MemoryHome), limits, drain::PIECE_BYTES, None, false) {
             Ok(store) => store,
             Err(error) => unreachable!("memory cannot fail to be read: {error}"),
         }
@@ -128,15 +141,19 @@ impl Store {
         engine: Arc<dyn Engine>,
         home: Box<dyn Home>,
         limits: &Limits,
+        piece_bytes: usize,
         metrics: Option<Arc<Metrics>>,
         background: bool,
     ) -> Result<Store, StoreError> {
         let meta = engine.meta()?.unwrap_or_default();
+        let graves = if meta.is_whole() { Graves::new() } else { engine.graves()? };
         let tables = Arc::new(Tables::over(engine));
         let head = Head {
             applied: meta.position,
-            config: meta.config,
+            config: meta.config.clone(),
             count: meta.count,
+            ahead: meta.ahead,
+            graves,
             views: BTreeMap::new(),
             tables: Arc::clone(&tables),
         };
@@ -144,12 +161,13 @@ impl Store {
             head: Mutex::new(head),
             tables: ArcSwap::new(tables),
             heads: HeadCache::default(),
-            drain: Mutex::new(meta.position),
+            drain: Mutex::new(meta),
             wanted: Mutex::default(),
             wake: Condvar::new(),
             failure: watch::channel(None).0,
             home,
             overlay_bytes: limits.overlay_bytes,
+            piece_bytes,
             metrics,
             background,
         });
@@ -231,7 +249,7 @@ impl Store {
         }
         head.advance(position);
         let before = head.tables.active.bytes();
-        let applied = match Applying::run(&head.tables, &shared.heads, &head.views, position.index.0, payload) {
+        let applied = match Applying::run(&head.tables, &shared.heads, &head.views, &head.graves, position.index.0, payload) {
             Ok(applied) => applied,
             Err(error) => {
                 shared.fail(&error);
@@ -271,7 +289,15 @@ impl Store {
         }
     }
 
-    /// A view that does not change.
+    /// The entry from which on the state is that of one revision again. Beyond [`Store::applied`] only after a crash in the middle of a
+    /// drain, until the entries up to it have been applied again: before, single keys are ahead of the others, though none is older than
+    /// `applied` says. All of these entries are committed, as is whatever was ever applied.
+    #[must_use]
+    pub fn whole_from(&self) -> Position {
+        self.0.shared.head.lock().meta().ahead
+    }
+
+    /// A view that does not change. It shows one revision, but for the time before [`Store::whole_from`].
     #[must_use]
     pub fn view(&self) -> View {
         let shared = &self.0.shared;
@@ -311,7 +337,8 @@ impl Store {
         self.overlay_bytes() < self.0.shared.overlay_bytes.saturating_mul(2)
     }
 
-    /// Drains everything applied so far and makes it durable: the log may be cut up to the position returned. Blocks for the disk.
+    /// Drains everything applied so far and makes it durable: the log may be cut up to the position returned. Blocks for the disk, for
+    /// seconds if much is to be drained: it leaves the disk to others in between, unless [`Store::hurry`] was called.
     ///
     /// # Errors
     /// When the engine cannot take it; the store has failed then.
@@ -321,16 +348,16 @@ impl Store {
         shared.drain_now(&mut drained)?;
         let engine = Arc::clone(&shared.tables.load().engine);
         engine.persist().map_err(|error| shared.failing(error))?;
-        Ok(*drained)
+        Ok(drained.position)
     }
 
     /// The whole state as of now, in chunks. Reading it blocks for the disk.
     ///
     /// # Errors
-    /// When the store has failed.
+    /// When the store has failed; or before [`Store::whole_from`], when there is no one state to export.
     pub fn export(&self) -> Result<Export, StoreError> {
         self.0.shared.check()?;
-        Ok(Export::new(self.view()))
+        Export::new(self.view())
     }
 
     /// Begins to receive the state of another node, beside the one here. Blocks for the disk.
@@ -348,7 +375,7 @@ impl Store {
     /// When it is older than the state here, which stays; or when the disk fails, and the store with it.
     pub fn install(&self, imported: Imported) -> Result<(), StoreError> {
         let shared = &self.0.shared;
-        let mut drained = shared.drain.lock();
+        let mut drained = shared.undrained();
         shared.check()?;
         let Imported { engine, meta } = imported;
         let applied = self.applied();
@@ -359,15 +386,22 @@ impl Store {
         let mut head = shared.head.lock();
         head.applied = meta.position;
         head.count = meta.count;
-        head.config = meta.config;
+        head.config = meta.config.clone();
+        head.ahead = meta.ahead;
+        head.graves = Graves::new();
         let old = Arc::clone(&head.tables.engine);
         shared.publish(&mut head, Tables::over(engine));
         drop(head);
         shared.heads.invalidate();
         old.doom(true);
-        *drained = meta.position;
+        *drained = meta;
         shared.show_gauges();
         Ok(())
+    }
+
+    /// From now on drains take no rests: the node is about to end.
+    pub fn hurry(&self) {
+        self.0.shared.signal(|wanted| wanted.hurried += 1);
     }
 
     /// Why the store has failed, if it has: the node must stop.
@@ -382,7 +416,7 @@ impl Store {
         self.0.shared.failure.subscribe()
     }
 
-    /// Drains everything applied so far without making it durable.
+    /// Drains everything applied so far.
     #[cfg(test)]
     pub(super) fn drain(&self) {
         let shared = &self.0.shared;
@@ -428,70 +462,7 @@ impl Shared {
 
     fn signal(&self, change: impl FnOnce(&mut Wanted)) {
         change(&mut self.wanted.lock());
-        self.wake.notify_one();
-    }
-
-    fn request_drain(&self) {
-        if self.background {
-            self.signal(|wanted| wanted.drain = true);
-        } else {
-            // An error is kept as the failure.
-            let _ = self.drain_now(&mut self.drain.lock());
-        }
-    }
-
-    /// The drain's thread.
-    fn run_drain(&self) {
-        loop {
-            let mut wanted = self.wanted.lock();
-            self.wake.wait_while(&mut wanted, |wanted| !wanted.drain && !wanted.stop);
-            if wanted.stop {
-                return;
-            }
-            wanted.drain = false;
-            drop(wanted);
-            // Again at once if the table that took its place has filled up meanwhile: nobody asks twice.
-            while self.tables.load().active.bytes() >= self.overlay_bytes {
-                let drained = self.drain_now(&mut self.drain.lock());
-                if drained.is_err() || self.wanted.lock().stop {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Moves everything applied so far into the engine: freezes the active table, hands it over as one batch, lets go of it.
-    fn drain_now(&self, drained: &mut Position) -> Result<(), StoreError> {
-        self.check()?;
-        let mut head = self.head.lock();
-        let meta = head.meta();
-        if meta.position == *drained {
-            return Ok(());
-        }
-        assert!(head.tables.frozen.is_none(), "a frozen table was left behind by a drain that did not fail");
-        let (table, engine) = (Arc::clone(&head.tables.active), Arc::clone(&head.tables.engine));
-        let tables = Tables { frozen: Some(Arc::clone(&table)), ..Tables::over(Arc::clone(&engine)) };
-        self.publish(&mut head, tables);
-        drop(head);
-
-        // On an error the frozen table stays in place: reads remain right until the node has stopped.
-        let map = table.map.read();
-        let mut changes = map.iter().map(|(key, version)| (key, version.item.as_ref()));
-        engine.commit(&mut changes, &meta).map_err(|error| self.failing(error))?;
-        drop(map);
-
-        // Before the table goes: from then on heads of its keys are looked for in the cache and the engine.
-        self.heads.invalidate();
-        let mut head = self.head.lock();
-        let active = Arc::clone(&head.tables.active);
-        self.publish(&mut head, Tables { active, frozen: None, engine: Arc::clone(&engine) });
-        drop(head);
-        *drained = meta.position;
-        if let Some(alarm) = engine.alarm() {
-            tracing::warn!(%alarm, "the engine falls behind");
-        }
-        self.show_gauges();
-        Ok(())
+        self.wake.notify_all();
     }
 
     fn publish(&self, head: &mut Head, tables: Tables) {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use quorum::{Config, Member, NodeId, Position};
 
 use super::engine::memory::{MemoryEngine, MemoryHome};
-use super::engine::{Changes, Engine, EngineError, Meta, Snapshot};
+use super::engine::{Change, Engine, EngineError, Graves, Meta, Snapshot};
 use super::*;
 use crate::metrics::Metrics;
 use crate::options::Limits;
@@ -648,7 +648,10 @@ impl Engine for Breakable {
     fn snapshot(&self) -> Box<dyn Snapshot> {
         self.inner.snapshot()
     }
-    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError> {
+    fn graves(&self) -> Result<Graves, EngineError> {
+        self.inner.graves()
+    }
+    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
         let _passed = self.gate.lock();
         self.works().and_then(|()| self.inner.commit(changes, meta))
     }
@@ -669,7 +672,7 @@ impl Engine for Breakable {
 
 impl Store {
     fn on_shared(engine: Arc<dyn Engine>) -> Store {
-        Store::start(engine, Box::new(MemoryHome), &limits(1 << 20), None, false).expect("start")
+        Store::start(engine, Box::new(MemoryHome), &limits(1 << 20), 1 << 20, None, false).expect("start")
     }
 }
 
@@ -696,7 +699,7 @@ fn a_drain_that_hangs_takes_the_room_but_neither_reads_nor_writes() {
     let engine = Breakable::default();
     let gate = Arc::clone(&engine.gate);
     let stuck = gate.lock();
-    let store = Store::start(Arc::new(engine), Box::new(MemoryHome), &limits(1 << 20), None, true).expect("start");
+    let store = Store::start(Arc::new(engine), Box::new(MemoryHome), &limits(1 << 20), 1 << 20, None, true).expect("start");
     let value = "v".repeat(600 << 10);
     assert!(store.has_room());
     (0..4).for_each(|n| assert_eq!(run(&store, &put(&n.to_string(), &value)), Outcome::Put { version: 1 }));

@@ -38,9 +38,13 @@ pub struct Export {
 }
 
 impl Export {
-    pub(super) fn new(view: View) -> Export {
+    pub(super) fn new(view: View) -> Result<Export, StoreError> {
+        let meta = view.meta().clone();
+        if !meta.is_whole() {
+            return Err(StoreError::Between { applied: meta.position, until: meta.ahead });
+        }
         let scan = view.try_scan(b"", None).peekable();
-        Export { meta: view.meta().clone(), scan, sequence: 0, items: 0, ended: false }
+        Ok(Export { meta, scan, sequence: 0, items: 0, ended: false })
     }
 
     /// The last log entry it covers.
@@ -205,7 +209,7 @@ impl Import {
 
     fn take_first(&mut self, position: Position, mut reader: Reader<'_>) -> Result<(), StoreError> {
         match Meta::decode(reader.rest()) {
-            Some(meta) if meta.position == position => self.meta = Some(meta),
+            Some(meta) if meta.position == position && meta.ahead == position => self.meta = Some(meta),
             _ => return foreign("its first chunk makes no sense"),
         }
         Ok(())

@@ -5,11 +5,12 @@
 //!
 //! fjall's ways that shape this module: a plain `get` may see half a batch, so everything is read through snapshots; its writer stalls for
 //! 100–350 ms now and then, so only the drain calls [`Engine::commit`]; with few workers it may stop flushing without an error, hence
-//! [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record lives beside the keys, under a prefix of its own.
+//! [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record and the graves live beside the keys, under prefixes
+//! of their own that no reader of keys looks at.
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,18 +18,26 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+use parking_lot::Mutex;
 
-use super::{Changes, Engine, EngineError, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item};
+use super::{
+    Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item,
+};
 use crate::kv::Item;
+use crate::kv::wire::Reader;
 
 /// fjall was seen to stop flushing, silently, with 1 worker on 1 keyspace; with 4 it was not.
 const WORKERS: usize = 4;
-/// Journals beyond this make fjall flush. Two full batches of the default overlay.
+/// Journals beyond this make fjall flush. It begins a new one at 61 MiB; two of them hold many memtables.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-/// Half of it makes for a faster start and more write amplification (measured).
-const MEMTABLE_BYTES: u64 = 32 << 20;
-/// In good health there are at most a few flushes under way; more means that the workers may be stuck.
+/// A flush writes and syncs this much at once, while the log on the same disk waits: twice as much, twice the wait. Half of it
+/// costs more write amplification.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// The same for what a compaction writes and syncs at once. The first level under the flushed tables holds four of these.
+const TABLE_BYTES: u64 = 16 << 20;
+/// fjall holds writers up at four memtables waiting to be flushed; more than these means that the workers may be stuck.
 const FLUSHES_ALARM: usize = 8;
 /// Far above what a few memtables and batches hold.
 const WRITE_BUFFER_ALARM_BYTES: u64 = 512 << 20;
@@ -49,6 +58,8 @@ const KEYSPACE: &str = "data";
 const DATA_PREFIX: u8 = 1;
 /// The key of the meta record: behind all user keys, so that an ingestion writes it last.
 const META_KEY: [u8; 5] = *b"\x02meta";
+/// The byte before the number of a batch of graves.
+const GRAVES_PREFIX: u8 = 3;
 
 /// An engine's folder. It is the last field of whatever reads from it, so it goes after fjall has let go of its files.
 struct Folder {
@@ -69,6 +80,8 @@ impl Drop for Folder {
 
 /// The engine in one folder. The fields' order is that of their end.
 pub(crate) struct FjallEngine {
+    /// The numbers of the batches of graves that are there.
+    graves: Mutex<Range<u64>>,
     keyspace: Keyspace,
     db: Database,
     folder: Arc<Folder>,
@@ -94,11 +107,54 @@ impl FjallEngine {
             .open()
             .map_err(failed("open"))?;
         let keyspace = db
-            .keyspace(KEYSPACE, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
+            .keyspace(KEYSPACE, || {
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(MEMTABLE_BYTES)
+                    .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
+            })
             .map_err(failed("open its keyspace"))?;
         let folder = Folder { path, name: name.to_owned(), doomed: AtomicBool::new(false) };
-        Ok(FjallEngine { keyspace, db, folder: Arc::new(folder) })
+        let engine = FjallEngine { graves: Mutex::default(), keyspace, db, folder: Arc::new(folder) };
+        let mut numbers = 0..0;
+        for (number, _) in engine.grave_batches()? {
+            numbers.start = if numbers.is_empty() { number } else { numbers.start };
+            numbers.end = number + 1;
+        }
+        *engine.graves.lock() = numbers;
+        Ok(engine)
     }
+
+    /// The batches of graves by number, ascending.
+    fn grave_batches(&self) -> Result<Vec<(u64, Bytes)>, EngineError> {
+        let range = vec![GRAVES_PREFIX]..vec![GRAVES_PREFIX + 1];
+        let mut batches = Vec::new();
+        for guard in self.db.snapshot().range(&self.keyspace, range) {
+            let (key, value) = guard.into_inner().map_err(failed("read its graves"))?;
+            let number = key.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
+            let number = number.ok_or_else(|| EngineError::Damaged("graves of an unknown format".into()))?;
+            batches.push((number, Bytes::copy_from_slice(&value)));
+        }
+        Ok(batches)
+    }
+}
+
+fn grave_key(number: u64) -> [u8; 9] {
+    let mut key = [GRAVES_PREFIX; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// A grave: the key behind its length, then the revision.
+fn encode_grave(change: &Change<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(change.key.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(change.key);
+    out.extend_from_slice(&change.revision.to_le_bytes());
+}
+
+fn decode_grave(reader: &mut Reader<'_>) -> Option<(Bytes, u64)> {
+    let length = reader.u32()? as usize;
+    let key = Bytes::copy_from_slice(reader.take(length)?);
+    Some((key, reader.u64()?))
 }
 
 fn data_key(key: &[u8]) -> Vec<u8> {
@@ -136,24 +192,52 @@ impl Engine for FjallEngine {
         })
     }
 
-    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError> {
-        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.size_hint().0 + 1);
-        let (mut key_bytes, mut item_bytes) = (Vec::new(), Vec::new());
-        for (key, item) in changes {
+    fn graves(&self) -> Result<Graves, EngineError> {
+        let mut graves = Graves::new();
+        for (number, batch) in self.grave_batches()? {
+            let mut reader = Reader(&batch);
+            while !reader.is_empty() {
+                let (key, revision) = decode_grave(&mut reader)
+                    .ok_or_else(|| EngineError::Damaged(format!("batch {number} of graves makes no sense")))?;
+                let newest = graves.entry(key).or_default();
+                *newest = revision.max(*newest);
+            }
+        }
+        Ok(graves)
+    }
+
+    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.len() + 2);
+        let (mut key_bytes, mut item_bytes, mut graves) = (Vec::new(), Vec::new(), Vec::new());
+        for change in changes {
             key_bytes.clear();
             key_bytes.push(DATA_PREFIX);
-            key_bytes.extend_from_slice(key);
-            match item {
+            key_bytes.extend_from_slice(change.key);
+            match change.item {
                 Some(item) => {
                     item_bytes.clear();
                     encode_item(item, &mut item_bytes);
                     batch.insert(&self.keyspace, key_bytes.as_slice(), item_bytes.as_slice());
                 }
-                None => batch.remove(&self.keyspace, key_bytes.as_slice()),
+                None => {
+                    encode_grave(change, &mut graves);
+                    batch.remove(&self.keyspace, key_bytes.as_slice());
+                }
             }
         }
         batch.insert(&self.keyspace, META_KEY, meta.encode()?);
-        batch.commit().map_err(failed("take a batch"))
+        let mut numbers = self.graves.lock();
+        let mut after = numbers.clone();
+        if meta.is_whole() {
+            numbers.clone().for_each(|number| batch.remove(&self.keyspace, grave_key(number)));
+            after = 0..0;
+        } else if !graves.is_empty() {
+            batch.insert(&self.keyspace, grave_key(after.end), graves);
+            after.end += 1;
+        }
+        batch.commit().map_err(failed("take a batch"))?;
+        *numbers = after;
+        Ok(())
     }
 
     fn persist(&self) -> Result<(), EngineError> {
@@ -245,7 +329,7 @@ impl FjallHome {
         let name = format!("{FOLDER_PREFIX}{:08}", 1);
         self.point_to(&format!("{name}{CREATING}"))?;
         let engine = FjallEngine::open(&self.dir, &name, self.cache_bytes)?;
-        engine.commit(&mut std::iter::empty(), &Meta::default())?;
+        engine.commit(&[], &Meta::default())?;
         engine.persist()?;
         drop(engine);
         self.point_to(&name)?;

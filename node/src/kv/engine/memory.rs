@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{Changes, Engine, EngineError, Home, Ingest, Items, Meta, Snapshot};
+use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot};
 use crate::kv::Item;
 
 /// Batches kept apart; one more and the oldest becomes durable by itself, which a real disk may do at any time.
@@ -23,17 +23,30 @@ type Run = BTreeMap<Bytes, Option<Item>>;
 struct State {
     durable: Arc<Run>,
     durable_meta: Option<Meta>,
-    runs: Vec<(Arc<Run>, Meta)>,
+    durable_graves: Graves,
+    runs: Vec<Batch>,
+}
+
+#[derive(Clone)]
+struct Batch {
+    run: Arc<Run>,
+    /// All that there are after it.
+    graves: Graves,
+    meta: Meta,
 }
 
 impl State {
+    fn graves(&self) -> &Graves {
+        self.runs.last().map_or(&self.durable_graves, |batch| &batch.graves)
+    }
+
     /// Newest first.
     fn layers(&self) -> impl Iterator<Item = &Arc<Run>> {
-        self.runs.iter().rev().map(|(run, _)| run).chain([&self.durable])
+        self.runs.iter().rev().map(|batch| &batch.run).chain([&self.durable])
     }
 
     fn make_durable(&mut self, batches: usize) {
-        for (run, meta) in self.runs.drain(..batches) {
+        for Batch { run, graves, meta } in self.runs.drain(..batches) {
             let durable = Arc::make_mut(&mut self.durable);
             for (key, item) in run.iter() {
                 match item {
@@ -42,6 +55,7 @@ impl State {
                 };
             }
             self.durable_meta = Some(meta);
+            self.durable_graves = graves;
         }
     }
 }
@@ -76,20 +90,30 @@ impl Engine for MemoryEngine {
 
     fn meta(&self) -> Result<Option<Meta>, EngineError> {
         let state = self.0.read();
-        Ok(state.runs.last().map(|(_, meta)| meta).or(state.durable_meta.as_ref()).cloned())
+        Ok(state.runs.last().map(|batch| &batch.meta).or(state.durable_meta.as_ref()).cloned())
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {
         Box::new(self.0.read().clone())
     }
 
-    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError> {
-        let run: Run = changes.map(|(key, item)| (key.clone(), item.cloned())).collect();
+    fn graves(&self) -> Result<Graves, EngineError> {
+        Ok(self.0.read().graves().clone())
+    }
+
+    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+        let run: Run = changes.iter().map(|change| (change.key.clone(), change.item.cloned())).collect();
         let mut state = self.0.write();
+        let mut graves = Graves::new();
+        if !meta.is_whole() {
+            graves.clone_from(state.graves());
+            let gone = changes.iter().filter(|change| change.item.is_none());
+            graves.extend(gone.map(|change| (change.key.clone(), change.revision)));
+        }
         if state.runs.len() >= RUNS_MAX {
             state.make_durable(1);
         }
-        state.runs.push((Arc::new(run), meta.clone()));
+        state.runs.push(Batch { run: Arc::new(run), graves, meta: meta.clone() });
         Ok(())
     }
 
@@ -173,7 +197,7 @@ impl Ingest for MemoryIngest {
     }
 
     fn finish(self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError> {
-        let state = State { durable: Arc::new(self.0), durable_meta: Some(meta.clone()), runs: Vec::new() };
+        let state = State { durable: Arc::new(self.0), durable_meta: Some(meta.clone()), ..State::default() };
         Ok(Arc::new(MemoryEngine(RwLock::new(state))))
     }
 }

@@ -1,14 +1,17 @@
 //! The engine: where applied state lives once it has left the overlay.
 //!
-//! An engine takes large batches, each of which leads from the state at one log position to the state at a later one, atomically. Its state
-//! after a power loss is that of the last [`Engine::persist`] or of any batch after it: the log repeats the rest. It never decides anything
-//! about keys: heads, conditions and counts are `apply`'s.
+//! An engine takes batches, each atomic. A batch leads from the state at one log position to the state at a later one, or it is a piece of a
+//! larger step: then [`Meta::ahead`] lies beyond [`Meta::position`], some keys are at a state up to `ahead` and the others at `position`,
+//! and the revisions of what a piece deleted are kept as *graves*, so that a replay can tell what is done already. The state after a power
+//! loss is that of the last [`Engine::persist`] or of any batch after it: the log repeats the rest. An engine never decides anything about
+//! keys: heads, conditions and counts are `apply`'s.
 //!
 //! Before: the overlay's drain. After: the engine's disk.
 
 pub(super) mod fjall;
 pub(super) mod memory;
 
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,11 +29,33 @@ use super::wire::Reader;
 pub(super) struct Meta {
     /// The last log entry the state covers.
     pub(super) position: Position,
-    /// The keys that exist.
+    /// The keys that exist in this very state, be it between two positions.
     pub(super) count: u64,
-    /// The newest configuration up to there.
+    /// The newest configuration up to the position.
     pub(super) config: Option<SharedConfig>,
+    /// Where the furthest step begun leads. Beyond the position only in the middle of a step: single keys may be this far already.
+    pub(super) ahead: Position,
 }
+
+impl Meta {
+    /// Whether every key is at the state of the position.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ahead.index <= self.position.index
+    }
+}
+
+/// One key's change in a batch. Each key comes once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) key: &'a Bytes,
+    /// The log index of the write that led here.
+    pub(super) revision: u64,
+    /// `None`: the key is gone.
+    pub(super) item: Option<&'a Item>,
+}
+
+/// Keys that a step not yet complete deleted, with the revisions at which.
+pub(super) type Graves = HashMap<Bytes, u64>;
 
 /// Why an engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +94,11 @@ pub(super) trait Engine: Send + Sync {
     fn meta(&self) -> Result<Option<Meta>, EngineError>;
     /// The state as of the last whole batch, unchanged while it is held.
     fn snapshot(&self) -> Box<dyn Snapshot>;
-    /// Takes a batch: all of it or, after a crash, nothing.
-    fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError>;
+    /// What pieces of steps not yet complete deleted.
+    fn graves(&self) -> Result<Graves, EngineError>;
+    /// Takes a batch: all of it or, after a crash, nothing. If it leaves the state between two positions, its deletions become graves;
+    /// otherwise all graves go.
+    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError>;
     /// Makes every batch taken so far survive a power loss.
     fn persist(&self) -> Result<(), EngineError>;
     /// Bytes on disk.
@@ -82,9 +110,6 @@ pub(super) trait Engine: Send + Sync {
     /// Whether its files go once nobody reads it any more: while it is being filled, and after another took its place.
     fn doom(&self, doomed: bool);
 }
-
-/// The changes of one batch: each key once, `None` where it is gone.
-pub(super) type Changes<'a> = dyn Iterator<Item = (&'a Bytes, Option<&'a Item>)> + 'a;
 
 /// An engine's state at one moment.
 pub(super) trait Snapshot: Send + Sync {
@@ -127,7 +152,7 @@ pub(super) fn decode_item(bytes: &[u8]) -> Option<Item> {
 }
 
 /// The version of [`MetaWire`].
-const META_VERSION: u8 = 1;
+const META_VERSION: u8 = 2;
 
 /// [`Meta`] as it is written.
 #[derive(Serialize, Deserialize)]
@@ -135,12 +160,13 @@ struct MetaWire {
     position: Position,
     count: u64,
     config: Option<Config>,
+    ahead: Position,
 }
 
 impl Meta {
     pub(super) fn encode(&self) -> Result<Vec<u8>, EngineError> {
         let config = self.config.as_deref().cloned();
-        let wire = MetaWire { position: self.position, count: self.count, config };
+        let wire = MetaWire { position: self.position, count: self.count, config, ahead: self.ahead };
         postcard::to_extend(&wire, vec![META_VERSION])
             .map_err(|error| EngineError::Damaged(format!("the configuration cannot be encoded: {error}")))
     }
@@ -157,6 +183,11 @@ impl Meta {
                 Quorum::new(outgoing.voters.len(), outgoing.write_quorum).ok()?;
             }
         }
-        Some(Meta { position: wire.position, count: wire.count, config: wire.config.map(Arc::new) })
+        Some(Meta {
+            position: wire.position,
+            count: wire.count,
+            config: wire.config.map(Arc::new),
+            ahead: wire.ahead,
+        })
     }
 }
