@@ -527,6 +527,7 @@ impl Driver {
 
     async fn shut_down(mut self, ended: Ended) -> Ended {
         self.waiters.abandon("the node stopped");
+        self.shared.store.hurry();
         self.network.set_leading(None);
         self.network.stop().await;
         let wal = self.wal;

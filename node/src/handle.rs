@@ -394,7 +394,8 @@ impl Handle {
         min_revision: Option<u64>,
     ) -> Result<(), ReadError> {
         let deadline = tokio::time::Instant::now() + self.shared.options.request_timeout;
-        let mut at_least = Index(min_revision.unwrap_or(0));
+        // After a crash in the middle of a drain, what is there before this is not the state of any one revision.
+        let mut at_least = Index(min_revision.unwrap_or(0)).max(self.shared.store.readable_from());
         if consistency == Consistency::Linearizable {
             let receiver = self.ask_barrier(forward)?;
             let confirmed = tokio::time::timeout_at(deadline, receiver).await.map_err(|_| ReadError::Timeout)?;

@@ -227,13 +227,18 @@ impl Parted {
         let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
         let bound = meta.cluster().is_some();
         let cluster = meta.cluster().or(options.cluster_id);
+        // What was applied is committed. If the log still has the last of what the engine has, it has all of it, and the engine need not
+        // wait for a leader to become whole. If it has another entry there, it lost the true one with the power: nothing follows.
+        let ahead = store.whole_from();
+        let head = ahead.index.0.checked_sub(start.index.0 + 1).and_then(|at| heads.get(usize::try_from(at).ok()?));
+        let known_committed = head.filter(|head| head.term == ahead.term).map_or(Index(0), |_| ahead.index);
         let recovered = Recovered {
             term,
             voted_for,
             start,
             start_config: (start.index > Index(0)).then(|| store.config()).flatten(),
             heads,
-            commit: commit.max(store.applied().index),
+            commit: commit.max(store.applied().index).max(known_committed),
         };
         let replica = Replica::new(id, settings(&options, id, incarnation), recovered, quorum::Time(0));
 

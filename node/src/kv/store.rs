@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use quorum::{Config, Position, SharedConfig};
+use quorum::{Config, Index, Position, SharedConfig};
 use tokio::sync::watch;
 
 use super::apply::Applying;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     /// The same as `head.tables`, for readers.
     tables: ArcSwap<Tables>,
     heads: HeadCache,
+    /// The index of `head.ahead`, for readers.
+    ahead: AtomicU64,
     /// Held by whoever moves tables. What the engine holds.
     drain: Mutex<Meta>,
     wanted: Mutex<Wanted>,
@@ -161,6 +164,7 @@ impl Store {
             head: Mutex::new(head),
             tables: ArcSwap::new(tables),
             heads: HeadCache::default(),
+            ahead: AtomicU64::new(meta.ahead.index.0),
             drain: Mutex::new(meta),
             wanted: Mutex::default(),
             wake: Condvar::new(),
@@ -249,13 +253,14 @@ impl Store {
         }
         head.advance(position);
         let before = head.tables.active.bytes();
-        let applied = match Applying::run(&head.tables, &shared.heads, &head.views, &head.graves, position.index.0, payload) {
-            Ok(applied) => applied,
-            Err(error) => {
-                shared.fail(&error);
-                return Outcome::Unreadable;
-            }
-        };
+        let applied =
+            match Applying::run(&head.tables, &shared.heads, &head.views, &head.graves, position.index.0, payload) {
+                Ok(applied) => applied,
+                Err(error) => {
+                    shared.fail(&error);
+                    return Outcome::Unreadable;
+                }
+            };
         head.count = head.count.strict_add_signed(applied.keys);
         let after = head.tables.active.bytes();
         if let Some(metrics) = &shared.metrics
@@ -295,6 +300,12 @@ impl Store {
     #[must_use]
     pub fn whole_from(&self) -> Position {
         self.0.shared.head.lock().meta().ahead
+    }
+
+    /// The index that reads wait for at least: no later than [`Store::whole_from`], and without a lock.
+    #[must_use]
+    pub fn readable_from(&self) -> Index {
+        Index(self.0.shared.ahead.load(Ordering::Acquire))
     }
 
     /// A view that does not change. It shows one revision, but for the time before [`Store::whole_from`].
@@ -388,6 +399,7 @@ impl Store {
         head.count = meta.count;
         head.config = meta.config.clone();
         head.ahead = meta.ahead;
+        shared.ahead.store(meta.ahead.index.0, Ordering::Release);
         head.graves = Graves::new();
         let old = Arc::clone(&head.tables.engine);
         shared.publish(&mut head, Tables::over(engine));

@@ -1,5 +1,7 @@
 //! The store as a whole: what it shows, against a model and under concurrent drains; what survives; what a snapshot carries.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -451,13 +453,15 @@ fn what_was_persisted_survives_the_loss_of_every_later_byte() {
 
 #[test]
 fn the_memory_engine_falls_back_to_its_last_persist_or_to_any_later_batch() {
-    let engine = Arc::new(MemoryEngine::default());
-    let store = Store::on_shared(Arc::clone(&engine) as Arc<dyn Engine>);
-    run(&store, &put("a", "1"));
-    store.persist().expect("persist");
-    for n in 2..=4u64 {
-        run(&store, &put("a", &n.to_string()));
-        store.drain();
+    let engine = MemoryEngine::default();
+    let (key, meta) =
+        (Bytes::from("a"), |index| Meta { position: Position::new(index, 1), count: 1, ..Meta::default() });
+    for n in 1..=4u64 {
+        let item = Item { value: Value::text("x"), revision: n, version: n };
+        engine.commit(&[Change { key: &key, revision: n, item: Some(&item) }], &meta(n)).expect("commit");
+        if n == 1 {
+            engine.persist().expect("persist");
+        }
     }
     assert_eq!(engine.at_risk(), 3);
     for kept in 0..=3 {
@@ -699,7 +703,8 @@ fn a_drain_that_hangs_takes_the_room_but_neither_reads_nor_writes() {
     let engine = Breakable::default();
     let gate = Arc::clone(&engine.gate);
     let stuck = gate.lock();
-    let store = Store::start(Arc::new(engine), Box::new(MemoryHome), &limits(1 << 20), 1 << 20, None, true).expect("start");
+    let store =
+        Store::start(Arc::new(engine), Box::new(MemoryHome), &limits(1 << 20), 1 << 20, None, true).expect("start");
     let value = "v".repeat(600 << 10);
     assert!(store.has_room());
     (0..4).for_each(|n| assert_eq!(run(&store, &put(&n.to_string(), &value)), Outcome::Put { version: 1 }));

@@ -22,9 +22,7 @@ use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 use parking_lot::Mutex;
 
-use super::{
-    Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item,
-};
+use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item};
 use crate::kv::Item;
 use crate::kv::wire::Reader;
 

@@ -183,11 +183,6 @@ impl Meta {
                 Quorum::new(outgoing.voters.len(), outgoing.write_quorum).ok()?;
             }
         }
-        Some(Meta {
-            position: wire.position,
-            count: wire.count,
-            config: wire.config.map(Arc::new),
-            ahead: wire.ahead,
-        })
+        Some(Meta { position: wire.position, count: wire.count, config: wire.config.map(Arc::new), ahead: wire.ahead })
     }
 }
