@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Many small allocations live for one request: see docs/decisions, 6.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     quorate::cli::main()
 }

@@ -183,9 +183,13 @@ impl Disk {
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());
         if applied.index > last.index {
             // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed.
+            if applied.term > disk.opened.term {
+                // The vote first: a log of a later term than the saved one passes for a forgotten vote.
+                disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
+                (disk.opened.term, disk.opened.voted_for) = (applied.term, None);
+            }
             disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
             (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
-            disk.opened.term = disk.opened.term.max(applied.term);
         }
         Ok(disk)
     }
@@ -411,4 +415,33 @@ impl SnapshotSource for crate::kv::Export {
 #[must_use]
 pub fn has_data(dir: &Path) -> bool {
     dir.join("meta").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Command, Condition, Value};
+    use quorum::{NodeId, Position, Term};
+
+    #[test]
+    fn an_engine_ahead_of_the_log_and_of_the_vote_is_no_forgotten_vote_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("folder");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+        let options = NodeOptions::new("node1", dir.path().to_owned(), any, any, any);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let mut disk = Disk::open(&options, &metrics).expect("opens");
+        let id = disk.opened.meta.id();
+        disk.opened.vote.save(Term(3), Some(NodeId(9))).expect("saved");
+        let (key, value) = (Bytes::from_static(b"k"), Value::bytes(Bytes::from_static(b"v")));
+        let payload = Command::Put { key, value, condition: Condition::None }.encode();
+        disk.store.apply_command(Position::new(1, 5), &payload);
+        disk.store.persist().expect("durable");
+        drop(disk);
+        for _ in 0..2 {
+            let disk = Disk::open(&options, &metrics).expect("opens");
+            assert_eq!((disk.opened.meta.id(), disk.opened.renewed.clone()), (id, None));
+            assert_eq!((disk.opened.term, disk.opened.voted_for), (Term(5), None));
+            assert_eq!(disk.opened.start, Position::new(1, 5));
+        }
+    }
 }

@@ -6,11 +6,12 @@
 //!
 //! This module owns the data and its legality; [`crate::replica`] decides when a change may start and when it ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::quorum::{Quorum, QuorumError, reached_by};
+use crate::quorum::{Quorum, QuorumError, VOTERS_MAX, reached_by};
 use crate::types::{Index, NodeId};
 
 /// One node as the others know it. The addresses are the host's business; the protocol only carries them.
@@ -91,13 +92,9 @@ impl Config {
     ///
     /// # Errors
     /// When N and W are not possible.
-    pub fn first(
-        mut voters: Vec<Member>,
-        write_quorum: usize,
-        preferred: Option<NodeId>,
-    ) -> Result<Config, QuorumError> {
+    pub fn first(voters: Vec<Member>, write_quorum: usize, preferred: Option<NodeId>) -> Result<Config, QuorumError> {
+        let voters = each_once(voters);
         Quorum::new(voters.len(), write_quorum)?;
-        voters.sort_by_key(|m| m.id);
         Ok(Config {
             version: 1,
             voters,
@@ -187,8 +184,12 @@ impl Config {
     fn reached<T: Ord + Copy>(&self, value: impl Fn(NodeId) -> T, count: impl Fn(Quorum) -> usize) -> Option<T> {
         let mut lowest: Option<T> = None;
         for (voters, q) in self.halves() {
-            let mut values: Vec<T> = voters.iter().map(|m| value(m.id)).collect();
-            let reached = reached_by(&mut values, count(q))?;
+            // On the stack: this runs several times for every acknowledgement. `derive` has checked that there are not more voters.
+            let mut values = [None; VOTERS_MAX];
+            for (slot, member) in values.iter_mut().zip(voters) {
+                *slot = Some(value(member.id));
+            }
+            let reached = reached_by(&mut values[..voters.len()], count(q))??;
             lowest = Some(lowest.map_or(reached, |l| l.min(reached)));
         }
         lowest
@@ -197,10 +198,9 @@ impl Config {
     /// The configuration that a change leads to first: joint if it touches voters or W, final at once otherwise.
     #[must_use]
     pub fn changed(&self, change: Change) -> Config {
-        let mut voters = change.voters;
-        let mut learners = change.learners;
-        voters.sort_by_key(|m| m.id);
-        learners.sort_by_key(|m| m.id);
+        let voters = each_once(change.voters);
+        let mut learners = each_once(change.learners);
+        learners.retain(|m| !voters.iter().any(|v| v.id == m.id));
         let same_quorums = voters.iter().map(|m| m.id).eq(self.voters.iter().map(|m| m.id))
             && change.write_quorum == self.write_quorum;
         let outgoing =
@@ -222,6 +222,21 @@ impl Config {
     pub fn finished(&self) -> Config {
         Config { version: self.version + 1, outgoing: None, ..self.clone() }
     }
+}
+
+impl Change {
+    /// N of the change: how many different voters it names.
+    #[must_use]
+    pub fn voters_count(&self) -> usize {
+        self.voters.iter().map(|m| m.id).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// Ordered by id, each node once: a voter named twice would count twice.
+fn each_once(mut members: Vec<Member>) -> Vec<Member> {
+    members.sort_by_key(|m| m.id);
+    members.dedup_by_key(|m| m.id);
+    members
 }
 
 /// The quorum of numbers that were checked when the configuration was made.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::config::SharedConfig;
 use crate::message::{Head, Kind};
-use crate::types::{Index, Position, Term};
+use crate::types::{Index, NodeId, Position, Term};
 
 /// The heads of the entries after `start`.
 #[derive(Debug)]
@@ -112,9 +112,22 @@ impl Log {
         self.durable = self.durable.max(upto);
     }
 
-    /// Replaces the whole log by a snapshot's end.
+    /// Replaces the whole log by a snapshot's end. Nothing of it is durable until the disk says so.
     pub(crate) fn reset(&mut self, start: Position, config: SharedConfig) {
         *self = Log::recovered(start, Some(config), Vec::new());
+        self.durable = Index(0);
+    }
+
+    /// Whether a configuration from the one in force at `commit` on counts the node as a voter.
+    pub(crate) fn votes_since(&self, commit: Index, id: NodeId) -> bool {
+        let later = self.configs.iter().filter(|(at, _)| *at > commit).map(|(_, config)| config);
+        self.config_at(commit).into_iter().chain(later).any(|config| config.is_voter(id))
+    }
+
+    /// Whether a configuration up to `upto`, as far as the log still has them, names the node.
+    pub(crate) fn names_up_to(&self, upto: Index, id: NodeId) -> bool {
+        let kept = self.configs.iter().filter(|(at, _)| *at <= upto).map(|(_, config)| config);
+        self.start_config.iter().chain(kept).any(|config| config.member(id).is_some())
     }
 
     /// The newest configuration, committed or not: the one in force.
@@ -150,16 +163,18 @@ impl Log {
     /// The heads from `from` on, at most so many and so many bytes (but at least one, if there is one).
     pub(crate) fn heads_from(&self, from: Index, entries_max: usize, bytes_max: u64) -> Vec<Head> {
         let skip = usize::try_from(from.0.saturating_sub(self.start.index.0 + 1)).unwrap_or(usize::MAX);
+        if skip >= self.heads.len() {
+            return Vec::new();
+        }
         let mut bytes = 0;
         let fits = |head: &&Head| {
             let first = bytes == 0;
             bytes += u64::from(head.bytes.max(1));
             first || bytes <= bytes_max
         };
-        if skip >= self.heads.len() {
-            return Vec::new();
-        }
-        self.heads.range(skip..).take(entries_max).take_while(fits).cloned().collect()
+        // Counted first, so that the copy is one allocation.
+        let count = self.heads.range(skip..).take(entries_max).take_while(fits).count();
+        self.heads.range(skip..skip + count).cloned().collect()
     }
 }
 
@@ -205,5 +220,44 @@ mod tests {
         assert_eq!(log.heads_from(Index(1), 9, 5).len(), 1);
         assert_eq!(log.heads_from(Index(1), 9, 20).len(), 2);
         assert_eq!(log.heads_from(Index(4), 9, 20).len(), 0);
+    }
+
+    proptest::proptest! {
+        /// Against a plain list of terms that is never compacted.
+        #[test]
+        fn the_log_agrees_with_a_plain_list(ops in proptest::collection::vec((0u8..3, 0u64..12, 0usize..4), 1..40)) {
+            let config = SharedConfig::new(crate::config::Config {
+                version: 1, voters: Vec::new(), learners: Vec::new(), write_quorum: 1, preferred: None,
+                failover: crate::config::Failover::Automatic, formed: true, outgoing: None,
+            });
+            let mut log = Log::recovered(Position::default(), Some(config), Vec::new());
+            let (mut terms, mut start, mut term): (Vec<u64>, usize, u64) = (vec![0], 0, 1);
+            for (op, at, count) in ops {
+                match op {
+                    0 => {
+                        term += at % 2;
+                        let first = (start + 1).max(terms.len().saturating_sub(at as usize % 4));
+                        terms.truncate(first);
+                        terms.extend(std::iter::repeat_n(term, count));
+                        log.append(Index(first as u64), (0..count).map(|_| head(term)));
+                    }
+                    1 => {
+                        start = start.max((at as usize).min(terms.len() - 1));
+                        log.compact(Index(start as u64));
+                    }
+                    _ => {
+                        let upto = (at as usize).min(terms.len() - 1);
+                        let within = (start..=upto.max(start)).rev().find(|i| *i == start || terms[*i] <= count as u64);
+                        let got = log.latest_within(Index(upto as u64), Term(count as u64));
+                        proptest::prop_assert_eq!(Some(got.index.0 as usize), within);
+                    }
+                }
+                proptest::prop_assert_eq!(log.last(), Position::new(terms.len() as u64 - 1, terms[terms.len() - 1]));
+                for (i, t) in terms.iter().enumerate() {
+                    let known = (i >= start).then_some(Term(*t));
+                    proptest::prop_assert_eq!(log.term_at(Index(i as u64)), known);
+                }
+            }
+        }
     }
 }

@@ -93,7 +93,7 @@ pub enum Body {
     },
     /// "You lead, as far as I know."
     HeartbeatReply {
-        /// The round answered.
+        /// The round answered; 0 answers a leader of a past term, and confirms nothing.
         round: u64,
     },
     /// "Campaign at once": leadership is handed over.

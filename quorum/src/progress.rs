@@ -112,3 +112,28 @@ impl Progress {
         self.in_flight.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever comes in whatever order: what is sent next is never what is held already, what is held never shrinks, and the window holds.
+        #[test]
+        fn the_next_entry_is_always_beyond_what_is_held(ops in proptest::collection::vec((0u8..4, 1u64..30), 1..80)) {
+            let mut p = Progress::new(Index(5));
+            let mut held = Index(0);
+            for (op, n) in ops {
+                match op {
+                    0 if p.has_room(2) => p.sent(Index(p.next.0 + n), Time(0)),
+                    1 => p.acknowledged(Index(n)),
+                    2 => p.probe_from(Index(n)),
+                    _ => p.note_lag(Index(30), Time(n)),
+                }
+                prop_assert!(p.next > p.durable && p.durable >= held && p.in_flight.len() <= 2);
+                held = p.durable;
+            }
+        }
+    }
+}

@@ -14,6 +14,10 @@ struct Waiting {
     round: u64,
 }
 
+/// Most reads that wait at once. The host bounds its requests too, but gives up on them sooner than they are confirmed here when followers' disks
+/// are slow; 64 Ki is more than any host has under way.
+const WAITING_MAX: usize = 1 << 16;
+
 /// The reads of a leader that are not confirmed yet, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
@@ -21,6 +25,15 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// Whether another read may wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// A read that must see `index` once `round` is confirmed.
     pub(crate) fn wait(&mut self, id: u64, index: Index, round: u64) {
         self.waiting.push_back(Waiting { id, index, round });

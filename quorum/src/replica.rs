@@ -65,6 +65,9 @@ pub struct Replica {
     role: RoleState,
     /// A committed configuration without this node was seen.
     removed: bool,
+    /// A committed configuration with this node was seen. One that is still on its way in has not: the log that it is being sent
+    /// begins with configurations of before its time.
+    joined: bool,
     announced: (Role, Term, Option<NodeId>),
     effects: Vec<Effect>,
 }
@@ -103,6 +106,7 @@ impl Replica {
     pub fn new(id: NodeId, settings: Settings, recovered: Recovered, now: Time) -> Replica {
         let log = Log::recovered(recovered.start, recovered.start_config.map(SharedConfig::new), recovered.heads);
         assert!(recovered.term >= log.last().term, "term {} is behind the log's {}", recovered.term, log.last());
+        assert!(settings.window > 0 && settings.append_entries_max > 0, "nothing could ever be sent");
         let commit = recovered.commit.max(log.start().index).min(log.last().index);
         let mut replica = Replica {
             id,
@@ -120,9 +124,11 @@ impl Replica {
             election_due: now,
             role: RoleState::Follower,
             removed: false,
+            joined: false,
             announced: (Role::Follower, recovered.term, None),
             effects: Vec::new(),
         };
+        replica.note_membership();
         replica.await_leader();
         replica
     }
@@ -288,22 +294,30 @@ impl Replica {
         if id == self.id { self.log.durable() } else { leader.peers.get(&id).map_or(Index(0), |p| p.durable) }
     }
 
-    fn is_voter(&self) -> bool {
-        self.log.config().is_some_and(|c| c.is_voter(self.id))
+    /// Whether this node may stand for election. One that its newest configuration leaves out still may while that is not known to be
+    /// committed (Raft thesis, 4.2.2): if it alone holds the entry, the others cannot win against its longer log, and nobody else can finish the
+    /// change. It counts no vote of its own then, and leaves office once the entry is committed.
+    fn may_campaign(&self) -> bool {
+        let Some(config) = self.log.config() else { return false };
+        !self.removed && (config.is_voter(self.id) || self.log.votes_since(self.commit, self.id))
     }
 
     fn on_tick(&mut self) {
         match &self.role {
             RoleState::Leader(_) => self.tick_leader(),
             _ if self.now >= self.election_due => self.on_election_timeout(),
-            _ => {}
+            // Its own pre-vote may have begun to count.
+            RoleState::Candidate(_) => self.maybe_win(),
+            RoleState::Follower => {}
         }
     }
 
     fn on_election_timeout(&mut self) {
+        // Once more for a node that stopped between learning of its removal and acting on it.
+        self.maybe_set_aside();
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
         let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
-        if self.is_voter() && !self.removed && (automatic || alone) {
+        if self.may_campaign() && (automatic || alone) {
             self.become_pre_candidate();
             return;
         }
@@ -315,7 +329,7 @@ impl Replica {
     }
 
     fn on_campaign(&mut self) {
-        if self.is_voter() && !self.removed && self.as_leader().is_none() {
+        if self.may_campaign() && self.as_leader().is_none() {
             self.become_pre_candidate();
         } else {
             self.effects.push(Effect::Refuse(Refusal::NoSuchVoter(self.id)));
@@ -339,11 +353,9 @@ impl Replica {
             Body::Vote { last, transfer } => self.handle_vote(from, message.term, last, transfer),
             Body::Append { prev, entries, commit } if !stale => self.handle_append(from, prev, entries, commit),
             Body::Heartbeat { round, commit } if !stale => self.handle_heartbeat(from, round, commit),
-            // A leader of a past term learns from the answer's term that its reign is over.
-            Body::Append { prev, .. } => {
-                self.send(from, Body::Rejected { prev: prev.index, hint: Position::default() })
-            }
-            Body::Heartbeat { round, .. } => self.send(from, Body::HeartbeatReply { round }),
+            // A leader of a past term learns from the answer's term that its reign is over. The answer names no round: the sender may lead the
+            // present term too, and would take it for one of this reign's.
+            Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatReply { round: 0 }),
             Body::TransferNow { by_hand } if !stale => self.handle_transfer_now(from, by_hand),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(from, message.term, granted),
             Body::VoteReply { granted } if !stale => self.handle_vote_reply(from, granted),
@@ -408,9 +420,15 @@ impl Replica {
 
     /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not wait.
     fn await_leader(&mut self) {
-        let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
-        let wait = if alone { 0 } else { self.dice.between(self.settings.election_min, self.settings.election_max) };
+        let (min, max) = (self.settings.election_min, self.settings.election_max);
+        let wait = if self.elects_itself() { 0 } else { self.dice.between(min, max) };
         self.election_due = self.now.after(wait);
+    }
+
+    /// Whether no vote but its own is needed, for certain: while the configuration is not known to be committed, a leader that it leaves
+    /// out may still be in office and hold a lease.
+    fn elects_itself(&self) -> bool {
+        self.config_committed() && self.log.config().is_some_and(|c| c.elects(|id| id == self.id))
     }
 
     /// Sends in the current term, at once.
@@ -453,14 +471,19 @@ impl Replica {
         assert!(index <= self.log.last().index, "committed {index} beyond the log's end {}", self.log.last());
         self.commit = index;
         self.effects.push(Effect::Commit { index });
+        self.note_membership();
         self.maybe_set_aside();
     }
 
-    /// Notices that a committed configuration, and the newest one too, does without this node.
+    fn note_membership(&mut self) {
+        self.joined = self.joined || self.log.names_up_to(self.commit, self.id);
+    }
+
+    /// Notices that a committed configuration, and the newest one too, does without this node that was a member before.
     fn maybe_set_aside(&mut self) {
         let outside = |config: &SharedConfig| config.member(self.id).is_none();
         let committed = self.log.config_at(self.commit);
-        if self.removed || self.as_leader().is_some() || !committed.is_some_and(outside) {
+        if self.removed || !self.joined || self.as_leader().is_some() || !committed.is_some_and(outside) {
             return;
         }
         if self.log.config().is_some_and(outside) {

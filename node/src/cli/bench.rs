@@ -147,14 +147,14 @@ impl BenchArgs {
 
 /// `host:port` in a URL of the protocol.
 fn address(url: &str, protocol: Protocol) -> Result<String, String> {
-    let (scheme, example) = match protocol {
-        Protocol::Http => ("http://", "http://127.0.0.1:8000"),
-        Protocol::Resp => ("redis://", "127.0.0.1:6379"),
+    let (name, scheme, example) = match protocol {
+        Protocol::Http => ("http", "http://", "http://127.0.0.1:8000"),
+        Protocol::Resp => ("resp", "redis://", "127.0.0.1:6379"),
     };
     let rest = url.trim().strip_prefix(scheme).unwrap_or(url.trim()).trim_end_matches('/');
     let port = rest.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port)?.parse::<u16>().ok());
     if rest.contains('/') || port.is_none() {
-        return Err(format!("{url:?} is no address for --protocol {scheme:.4}: give --url something like {example}"));
+        return Err(format!("{url:?} is no address for --protocol {name}: give --url something like {example}"));
     }
     Ok(rest.to_owned())
 }
@@ -204,7 +204,7 @@ impl Latency {
         let at = |q| histogram.value_at_quantile(q) as f64 / 1e3;
         (!histogram.is_empty()).then(|| Latency {
             count: histogram.len(),
-            mean_ms: (histogram.mean() / 1e3 * 1e3).round() / 1e3,
+            mean_ms: histogram.mean().round() / 1e3,
             p50_ms: at(0.5),
             p95_ms: at(0.95),
             p99_ms: at(0.99),

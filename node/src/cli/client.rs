@@ -21,6 +21,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// The shortest pause before the same nodes are asked again, whatever Retry-After says: no busy loop.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
+/// The longest pause taken over from a node: longer than anyone waits, short enough to be added to a clock.
+const PAUSE_SECONDS_MAX: u64 = 24 * 60 * 60;
+
 /// One request, ready to be sent to any node.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -226,13 +229,19 @@ fn judge(ask: &Ask, url: &str, status: StatusCode, headers: HeaderMap, body: Byt
             error: AskError::Refused { url, code, message, waited: None },
         },
         503 => Attempt::Refused {
-            again: headers.get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs_f32),
+            again: retry_after(&headers),
             error: AskError::Refused { url, code, message, waited: None },
         },
         504 if ask.only_reads() => Attempt::Final(AskError::Broken { url, reason: format!("{message} ({code})") }),
         504 => Attempt::Final(AskError::Unknown { url, reason: message }),
         status => Attempt::Final(AskError::Answered { url, status, code, message }),
     }
+}
+
+/// The seconds of a Retry-After; a date there is not ours and counts as none.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(PAUSE_SECONDS_MAX)))
 }
 
 /// The connection broke or time ran out after something was sent.

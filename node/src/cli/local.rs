@@ -201,7 +201,7 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
     let (asked, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     let mut handles = Vec::new();
-    let mut start = async |running: &mut JoinSet<(String, Ended)>, handles: &mut Vec<Handle>| {
+    let start = async |running: &mut JoinSet<(String, Ended)>, handles: &mut Vec<Handle>| {
         for options in &plan.nodes {
             let node = Node::start(options.clone()).await.map_err(serve::start_failure)?;
             handles.push(node.handle().clone());
@@ -240,10 +240,10 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
 
 /// Runs one node until it ends or everything stops.
 async fn attend(name: String, mut node: Node, mut stopping: watch::Receiver<bool>) -> (String, Ended) {
-    let ended = tokio::select! {
-        ended = node.ended() => Some(ended),
-        () = async { let _ = stopping.wait_for(|stop| *stop).await; } => None,
-    };
+    tokio::select! {
+        _ = node.ended() => {}
+        () = async { drop(stopping.wait_for(|stop| *stop).await) } => {}
+    }
     (name, node.stop().await)
 }
 
@@ -319,11 +319,19 @@ fn greet(args: &LocalArgs, plan: &Plan, handles: &[Handle], open: bool) -> Resul
             READY_WAIT.as_secs()
         );
     }
-    print(greeting(&shown, quorum, plan.existing, &args.data_dir))
+    // As it was called, so that the lines work when copied even if it is not on the PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
+    print(greeting(&program, &shown, quorum, plan.existing, &args.data_dir))
 }
 
 /// The table of the nodes and what to try next, every line of it ready to be copied.
-pub(crate) fn greeting(nodes: &[Shown], quorum: Option<Quorum>, existing: bool, data_dir: &Path) -> String {
+pub(crate) fn greeting(
+    program: &str,
+    nodes: &[Shown],
+    quorum: Option<Quorum>,
+    existing: bool,
+    data_dir: &Path,
+) -> String {
     let rows = nodes.iter().map(|n| {
         let http = format!("http://{}", n.http);
         vec![n.name.clone(), n.role.to_string(), http, n.tcp.to_string(), n.data.display().to_string()]
@@ -348,8 +356,8 @@ With Redis clients, and by hand
   redis-cli -p {tcp} set user:1 Alice
   (echo 'GET user:1'; echo QUIT) | nc 127.0.0.1 {tcp}
 Look around
-  quorate status{url}
-  quorate bench{url} --duration 5s
+  {program} status{url}
+  {program} bench{url} --duration 5s
 The page: http://{to}/
 
 Ctrl-C stops it. The data stays in {}, and the same command takes it up again.

@@ -96,7 +96,7 @@ fn the_greeting_has_the_nodes_what_they_survive_and_lines_to_copy() {
         data: PathBuf::from(format!("data/node{n}")),
     };
     let nodes = [node(1, Role::Follower), node(2, Role::Leader), node(3, Role::Follower)];
-    let text = greeting(&nodes, Quorum::new(3, 2).ok(), true, Path::new("data"));
+    let text = greeting("quorate", &nodes, Quorum::new(3, 2).ok(), true, Path::new("data"));
     for part in [
         "A cluster of 3 nodes is up again.",
         "2 of 3 copies hold a write durably",

@@ -395,7 +395,11 @@ pub(crate) async fn config(args: &ConfigArgs) -> Result<(), Failure> {
     };
     let ask = Ask::new(Method::PUT, "/v1/cluster/config").json(&change).map_err(unprintable)?;
     let reply = client.ask(&ask.header("if-match", format!("\"{version}\""))).await?;
-    done(&set.target, &reply, "the configuration is changed")
+    if set.target.output == Output::Json {
+        return done(&set.target, &reply, "");
+    }
+    let version = meta(&reply).into_iter().find(|(name, _)| name == "revision").map_or("?".to_owned(), |(_, v)| v);
+    print(format!("the configuration is changed and at version {version} now\n"))
 }
 
 /// Hands leadership over.

@@ -193,12 +193,12 @@ impl Driver {
         }
         let mut index = self.applied;
         while index < upto && self.ended.is_none() {
-            match self.tail.frame(index.next()).is_some() {
-                true => {
+            match self.tail.frame(index.next()) {
+                Some(frame) => {
                     index = index.next();
-                    self.apply_from_tail(index);
+                    self.apply_frame(index, &frame);
                 }
-                false => index = self.apply_from_log(index.next(), upto),
+                None => index = self.apply_from_log(index.next(), upto),
             }
         }
         self.applied = index;
@@ -207,10 +207,9 @@ impl Driver {
         self.tail.trim(self.applied.min(self.replica.durable()));
     }
 
-    fn apply_from_tail(&mut self, index: Index) {
-        let (Some(frame), Some(payload)) = (self.tail.frame(index), self.tail.payload(index)) else { return };
+    fn apply_frame(&mut self, index: Index, frame: &Bytes) {
         match record::peek(frame) {
-            Ok((term, kind)) => self.apply(Position { term, index }, kind, &payload),
+            Ok((term, kind)) => self.apply(Position { term, index }, kind, &frame.slice(record::HEADER_BYTES..)),
             Err(error) => self.end(Ended::Failed(format!("entry {index} in memory is not readable: {error}"))),
         }
     }

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use quorum::Index;
 
-use crate::storage::record::HEADER_BYTES;
-
 #[derive(Debug)]
 struct Chunk {
     first: Index,
@@ -120,15 +118,10 @@ impl Tail {
         Some(pieces)
     }
 
-    /// The framed record of one entry.
-    pub(crate) fn frame(&self, index: Index) -> Option<&[u8]> {
+    /// The framed record of one entry, sharing the chunk's memory: whoever keeps it for long keeps the chunk.
+    pub(crate) fn frame(&self, index: Index) -> Option<Bytes> {
         let chunk = self.chunks.get(self.chunk_at(index)?)?;
-        Some(&chunk.bytes[chunk.begin(index)..chunk.end(index)])
-    }
-
-    /// A copy of one entry's payload. A copy, since the state may keep it for long and must not keep the whole chunk with it.
-    pub(crate) fn payload(&self, index: Index) -> Option<Bytes> {
-        self.frame(index).map(|frame| Bytes::copy_from_slice(&frame[HEADER_BYTES..]))
+        Some(chunk.bytes.slice(chunk.begin(index)..chunk.end(index)))
     }
 }
 
@@ -157,8 +150,8 @@ mod tests {
         let mut tail = Tail::new(100);
         push(&mut tail, 1, 5);
         push(&mut tail, 3, 1);
-        assert_eq!(tail.frame(Index(2)), Some(&[2][..]));
-        assert_eq!(tail.frame(Index(3)), Some(&[3][..]));
+        assert_eq!(tail.frame(Index(2)), Some(Bytes::from_static(&[2])));
+        assert_eq!(tail.frame(Index(3)), Some(Bytes::from_static(&[3])));
         assert_eq!(tail.frame(Index(4)), None);
         assert_eq!(tail.first(), Some(Index(1)));
         assert_eq!(tail.bytes, 3);

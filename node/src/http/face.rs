@@ -20,8 +20,8 @@ use crate::handle::Handle;
 /// What every handler gives back.
 pub(super) type Answer = Result<Response<Body>, Failure>;
 
-/// Room in a body for what JSON adds to a value: escapes are bounded by the value itself being text of at most its limit doubled, field
-/// names and the key by this.
+/// Room in a JSON body beside the value: for the longest key, however it is escaped, and for the escapes of ordinary text. (A value near the
+/// limit that consists of escapes goes through `/v1` instead, which takes it raw.)
 const BODY_MARGIN_BYTES: usize = 64 << 10;
 
 /// Everything the handlers share.
@@ -39,6 +39,12 @@ pub(super) struct Face {
     uri_bytes_max: usize,
     /// Durations of what went well, by route number: looked up once, since finding a label costs more than observing.
     ok_seconds: Vec<Histogram>,
+}
+
+/// A handler whose panic is an answer too. (A release build aborts on a panic instead: the process manager starts the node again.)
+async fn shielded(handler: impl Future<Output = Answer>) -> Answer {
+    let failed = |_| Err(Failure::new(Code::Internal, "this request hit a defect of the node: see its log"));
+    AssertUnwindSafe(handler).catch_unwind().await.unwrap_or_else(failed)
 }
 
 impl Face {
@@ -76,12 +82,7 @@ impl Face {
             }
         };
         let (route, answer) = match resolved {
-            Ok(route) => {
-                let done = AssertUnwindSafe(self.perform(route, request)).catch_unwind().await;
-                let failed =
-                    |_| Err(Failure::new(Code::Internal, "this request hit a defect of the node: see its log"));
-                (route, done.unwrap_or_else(failed))
-            }
+            Ok(route) => (route, shielded(self.perform(route, request)).await),
             Err(failure) => (Route::Other, Err(failure)),
         };
         self.finish(route, shape, arrived, answer)
@@ -154,6 +155,25 @@ impl Face {
             Route::V1Put | Route::V1Get | Route::Write | Route::Other => {
                 Err(Failure::new(Code::Internal, "a route was not dispatched"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_500_and_not_the_end_of_the_server() {
+        let answer = shielded(async { panic!("on purpose") }).await;
+        let response = answer.map(|_| ()).expect_err("a failure").into_response(Shape::V1);
+        assert_eq!(response.status(), 500);
+    }
+
+    #[test]
+    fn routes_are_numbered_as_their_histograms_are() {
+        for (number, route) in Route::ALL.iter().enumerate() {
+            assert_eq!(*route as usize, number);
         }
     }
 }

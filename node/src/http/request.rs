@@ -205,7 +205,7 @@ pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Byt
 }
 
 async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
-    let first = next_chunk(body).await?;
+    let first = next_chunk(body).await?.unwrap_or_default();
     if body.is_end_stream() {
         // The usual case: one packet, one slice of the connection's buffer, no copy.
         return if first.len() > limit { Err(Failure::too_large(limit)) } else { Ok(first) };
@@ -218,18 +218,19 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
             return Err(Failure::too_large(limit));
         }
         whole.extend_from_slice(&chunk);
-        if body.is_end_stream() {
-            return Ok(whole.freeze());
-        }
-        chunk = next_chunk(body).await?;
+        // A body of known length ends with its last byte, a chunked one with the absence of another chunk.
+        chunk = match next_chunk(body).await? {
+            Some(chunk) => chunk,
+            None => return Ok(whole.freeze()),
+        };
     }
 }
 
-/// The next piece of the body; empty at its end and for trailers.
-async fn next_chunk(body: &mut Incoming) -> Result<Bytes, Failure> {
+/// The next piece of the body (empty for trailers); `None` at its end.
+async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
     match body.frame().await {
-        None => Ok(Bytes::new()),
-        Some(Ok(frame)) => Ok(frame.into_data().unwrap_or_default()),
+        None => Ok(None),
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
         Some(Err(error)) => Err(Failure::bad(format!("the body broke off: {error}")).closing()),
     }
 }

@@ -129,10 +129,10 @@ impl Cursor {
             Form::Keys => out.extend_from_slice(b"]}"),
             Form::Lines => {}
             Form::Page => {
-                out.extend_from_slice(b"],\"next\":");
-                match next {
-                    Some(key) => push_key(out, key),
-                    None => out.extend_from_slice(b"null"),
+                out.push(b']');
+                if let Some(key) = next {
+                    out.extend_from_slice(b",\"next\":");
+                    push_key(out, key);
                 }
                 out.push(b'}');
             }

@@ -42,7 +42,7 @@ const BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// What a connection over the limit is told before it is closed.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
-content-length: 94\r\n\r\n{\"error\":{\"code\":\"overloaded\",\"message\":\"this node has as many connections as it allows now\"}}\n";
+content-length: 95\r\n\r\n{\"error\":{\"code\":\"overloaded\",\"message\":\"this node has as many connections as it allows now\"}}\n";
 
 /// What connections share with the loop that accepts them.
 struct Server {

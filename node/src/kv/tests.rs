@@ -326,7 +326,9 @@ fn pages_follow_one_another_by_prefix_and_say_whether_there_is_more() {
     for key in ["user", "user;", "z", "user:0001:x"] {
         run(&store, &put(key, "v"));
     }
-    (100..900).for_each(|n| drop(run(&store, &delete_if(&format!("user:{n:04}"), Condition::None))));
+    for n in 100..900 {
+        run(&store, &delete_if(&format!("user:{n:04}"), Condition::None));
+    }
     let (mut after, mut keys) = (None::<Bytes>, Vec::new());
     loop {
         let page = store.page(b"user:", after.as_deref(), 67).expect("page");
@@ -348,7 +350,9 @@ fn pages_follow_one_another_by_prefix_and_say_whether_there_is_more() {
 fn versions_count_position_and_configuration_survive_drains_and_a_restart() {
     let dir = tempfile::tempdir().expect("dir");
     let store = open(dir.path(), 1 << 20);
-    (0..10).for_each(|_| drop(run(&store, &put("a", "x"))));
+    for _ in 0..10 {
+        run(&store, &put("a", "x"));
+    }
     store.drain();
     run(&store, &put("b", "x"));
     store.apply_config(Position::new(12, 1), &config(3));
@@ -600,6 +604,13 @@ fn a_lost_or_senseless_pointer_is_an_error_and_never_an_empty_store() {
     std::fs::write(&pointer, "engine-00000002").expect("write");
     assert!(reopen().is_err());
     assert!(!dir.path().join("engine-00000002").exists());
+    std::fs::remove_file(&pointer).expect("remove");
+    assert!(reopen().is_err());
+    std::fs::write(&pointer, "engine-00000001").expect("write");
+    drop(reopen().expect("nothing was harmed"));
+    std::fs::remove_dir_all(dir.path().join("engine-00000001")).expect("remove");
+    std::fs::create_dir(dir.path().join("engine-00000001")).expect("create");
+    assert!(reopen().is_err(), "an emptied engine is not a new one");
 }
 
 #[test]
@@ -613,30 +624,36 @@ fn a_first_start_that_was_interrupted_is_begun_again() {
     store.persist().expect("persist");
 }
 
-/// An engine whose disk can be broken.
-struct Breakable(MemoryEngine, Arc<AtomicBool>);
+/// An engine whose disk can be broken, or made to hang.
+#[derive(Default)]
+struct Breakable {
+    inner: MemoryEngine,
+    broken: Arc<AtomicBool>,
+    gate: Arc<parking_lot::Mutex<()>>,
+}
 
 impl Breakable {
     fn works(&self) -> Result<(), EngineError> {
-        if self.1.load(Ordering::Relaxed) { Err(EngineError::Damaged("on purpose".into())) } else { Ok(()) }
+        if self.broken.load(Ordering::Relaxed) { Err(EngineError::Damaged("on purpose".into())) } else { Ok(()) }
     }
 }
 
 impl Engine for Breakable {
     fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
-        self.works().and_then(|()| self.0.get(key))
+        self.works().and_then(|()| self.inner.get(key))
     }
     fn meta(&self) -> Result<Option<Meta>, EngineError> {
-        self.0.meta()
+        self.inner.meta()
     }
     fn snapshot(&self) -> Box<dyn Snapshot> {
-        self.0.snapshot()
+        self.inner.snapshot()
     }
     fn commit(&self, changes: &mut Changes<'_>, meta: &Meta) -> Result<(), EngineError> {
-        self.works().and_then(|()| self.0.commit(changes, meta))
+        let _passed = self.gate.lock();
+        self.works().and_then(|()| self.inner.commit(changes, meta))
     }
     fn persist(&self) -> Result<(), EngineError> {
-        self.works().and_then(|()| self.0.persist())
+        self.works().and_then(|()| self.inner.persist())
     }
     fn disk_bytes(&self) -> u64 {
         0
@@ -658,8 +675,9 @@ impl Store {
 
 #[test]
 fn a_failing_engine_is_told_once_kept_for_good_and_stops_all_change() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let store = Store::on_shared(Arc::new(Breakable(MemoryEngine::default(), Arc::clone(&broken))));
+    let engine = Breakable::default();
+    let broken = Arc::clone(&engine.broken);
+    let store = Store::on_shared(Arc::new(engine));
     let failures = store.failures();
     run(&store, &put("a", "1"));
     broken.store(true, Ordering::Relaxed);
@@ -674,17 +692,22 @@ fn a_failing_engine_is_told_once_kept_for_good_and_stops_all_change() {
 }
 
 #[test]
-fn a_full_overlay_has_no_room_until_it_is_drained() {
-    let store = Store::on_shared(Arc::new(MemoryEngine::default()));
+fn a_drain_that_hangs_takes_the_room_but_neither_reads_nor_writes() {
+    let engine = Breakable::default();
+    let gate = Arc::clone(&engine.gate);
+    let stuck = gate.lock();
+    let store = Store::start(Arc::new(engine), Box::new(MemoryHome), &limits(1 << 20), None, true).expect("start");
+    let value = "v".repeat(600 << 10);
     assert!(store.has_room());
-    let view = store.view();
-    for n in 0..3 {
-        run(&store, &put(&n.to_string(), &"v".repeat(700 << 10)));
-    }
-    assert!(store.has_room(), "it drained");
-    drop(view);
-    store.persist().expect("persist");
-    assert_eq!(store.overlay_bytes(), 0);
+    (0..4).for_each(|n| assert_eq!(run(&store, &put(&n.to_string(), &value)), Outcome::Put { version: 1 }));
+    assert!(!store.has_room(), "{} bytes", store.overlay_bytes());
+    assert_eq!(run(&store, &put("0", "again")), Outcome::Put { version: 2 });
+    assert_eq!(store.get(b"0").map(|item| item.value), Some(Value::text("again")));
+    assert_eq!((store.get(b"1").map(|item| item.revision), store.view().scan(b"", None).count()), (Some(2), 4));
+    drop(stuck);
+    assert_eq!(store.persist().expect("persist").index.0, 5);
+    assert!(store.has_room() && store.overlay_bytes() == 0);
+    assert_eq!(content(&store).len(), 4);
 }
 
 #[derive(Clone, Debug)]

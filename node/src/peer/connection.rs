@@ -464,9 +464,11 @@ async fn write_lane(shared: &Arc<Shared>, lane: &Lane, write: &mut OwnedWriteHal
     loop {
         match write_turn(shared, lane, write, &mut out).await {
             Ok(true) => {}
+            // Nothing is due, so nothing is cut off: what was queued before the stop has been written.
+            Ok(false) if *stop.borrow() => return io::Error::other("this node is stopping"),
             Ok(false) => tokio::select! {
                 () = lane.wake.notified() => {}
-                _ = stop.wait_for(|stop| *stop) => return io::Error::other("this node is stopping"),
+                _ = stop.changed() => {}
             },
             Err(error) => return error,
         }

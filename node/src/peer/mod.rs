@@ -17,6 +17,8 @@
 //! - [`delay`]: the simulated delay. [`snapshot`]: transfers. [`network`]: the handle that ties them together.
 
 mod accept;
+#[doc(hidden)]
+pub mod bench;
 mod connection;
 mod delay;
 mod frame;

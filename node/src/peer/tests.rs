@@ -145,7 +145,7 @@ impl Node {
     /// The next message, whatever else happens before.
     async fn message(&mut self) -> (NodeId, Message, Vec<Record>) {
         loop {
-            if let Event::Message { from, message, records } = self.next().await {
+            if let Event::Message { from, message, records, .. } = self.next().await {
                 return (from, message, records);
             }
         }
@@ -494,7 +494,7 @@ async fn a_snapshot_of_ten_megabytes_arrives_whole() {
     let again = a.net.send_snapshot(b.id(), Term(3), Source { left: 1, fails: false });
     assert!(again.await.expect("answered").expect_err("one at a time").contains("on its way"));
     loop {
-        let Event::Snapshot { from, term, imported, done } = b.next().await else { continue };
+        let Event::Snapshot { from, term, imported, done, .. } = b.next().await else { continue };
         assert_eq!((from, term, imported.len()), (a.id(), Term(3), 160 * (64 << 10)));
         assert!(imported.chunks(64 << 10).zip((0..160u8).rev()).all(|(chunk, n)| chunk.iter().all(|byte| *byte == n)));
         done.send(true).expect("awaited");

@@ -16,6 +16,7 @@ use quorum::{Index, Position, Term};
 
 use super::disk::{Disk, DiskFile, FolderLock};
 use super::map::{LogMap, LogReader, Segment};
+use super::prepare::{NEXT, Preparation, Work};
 use super::record::Header;
 use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH, SegmentHeader};
 
@@ -23,6 +24,13 @@ use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH, SegmentHeader
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// The write buffer is given back beyond this, so that one huge value does not keep its memory for ever.
 const BUFFER_BYTES_KEPT: usize = 2 << 20;
+/// The first segment's size: its blocks are written before the node starts, which must not take long.
+const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
+/// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is written full soon.
+const GROWTH: u64 = 4;
+/// The next segment is prepared when this part of the current one is used: early enough for the fastest writers, and a node that hardly writes
+/// does not fill a disk with zeros.
+const PREPARE_FROM: u64 = 8;
 /// A file to be written over by the next segment.
 pub(super) const SPARE: &str = "spare.log";
 /// A segment being made.
@@ -73,6 +81,21 @@ pub(super) struct Active {
     pub len: u64,
 }
 
+/// What is known of the segment behind the active one.
+#[derive(Debug)]
+enum Next {
+    /// There is none, and nobody makes one.
+    Missing,
+    /// It could not be made. Not tried again before the next segment has begun: that one's own failure counts.
+    Refused,
+    /// Someone makes it; of the spare file or from nothing.
+    Making { spare: bool },
+    /// It has its name, which may get lost.
+    Named { segment: Segment, salt: u64, asked: bool },
+    /// It has its name for good.
+    Ready { segment: Segment, salt: u64 },
+}
+
 /// Where the numbering stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
@@ -100,10 +123,11 @@ pub struct Log {
     dirty: bool,
     failed: bool,
     spare: bool,
+    next: Next,
     buffer: Vec<u8>,
     runs: Vec<(Index, Term)>,
     /// The folder stays locked as long as anyone may write to it.
-    _lock: Option<Arc<dyn FolderLock>>,
+    lock: Option<Arc<dyn FolderLock>>,
 }
 
 /// The file name of a segment.
@@ -127,6 +151,7 @@ impl Log {
     ) -> io::Result<Log> {
         let numbers = Numbers { sequence: 1, chain: 0, ordinal: 1, commit: Index(0) };
         let header = SegmentHeader {
+            prepared: false,
             reset: false,
             sequence: numbers.sequence,
             salt: disk.draw_id() as u64,
@@ -134,7 +159,10 @@ impl Log {
             commit: Index(0),
             chain: numbers.chain,
         };
-        let segment = new_segment(&*disk, folder, None, segment_bytes, numbers.ordinal, &header)?;
+        let len = segment_bytes.min(FIRST_SEGMENT_BYTES);
+        let file = disk.create(&folder.join(UNNAMED))?;
+        file.write_at(&vec![0; usize::try_from(len).unwrap_or(0)], 0)?;
+        let segment = name_segment(&*disk, folder, UNNAMED, file, numbers.ordinal, &header)?;
         let active = Active { file: segment.file.clone(), salt: header.salt, offset: FIRST_BATCH, len: segment.len };
         let mut map = LogMap::default();
         map.segments.push_back(segment);
@@ -165,9 +193,10 @@ impl Log {
             dirty: false,
             failed: false,
             spare,
+            next: Next::Missing,
             buffer: Vec::new(),
             runs: Vec::new(),
-            _lock: lock,
+            lock,
         }
     }
 
@@ -251,7 +280,11 @@ impl Log {
             log.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len: segment.len };
             log.durable = log.numbers.sequence - 1;
             log.dirty = false;
-            let old = log.map.write().reset(start, segment);
+            let mut old = log.map.write().reset(start, segment);
+            match std::mem::replace(&mut log.next, Next::Missing) {
+                Next::Named { segment, .. } | Next::Ready { segment, .. } => old.push_back(segment),
+                other => log.next = other,
+            }
             // From here on the new segment's mark voids the old ones; recovery finishes this if a crash does not let us.
             old.into_iter().try_for_each(|segment| log.discard(segment)).map_err(io_error("reset"))
         })
@@ -360,20 +393,104 @@ impl Log {
         Ok(())
     }
 
-    /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later segment proves it to recovery.
+    /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later batch elsewhere proves it to recovery.
     fn roll(&mut self, batch_bytes: u64) -> Result<(), LogError> {
-        self.active.file.sync_data().map_err(io_error("sync"))?;
-        self.durable = self.numbers.sequence - 1;
-        self.dirty = false;
-        let last = self.map.read().last;
-        let (segment, salt) = self.begin_segment(last, false, batch_bytes).map_err(io_error("extend"))?;
-        self.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len: segment.len };
+        if self.dirty {
+            self.active.file.sync_data().map_err(io_error("sync"))?;
+            self.durable = self.numbers.sequence - 1;
+            self.dirty = false;
+        }
+        let (segment, salt) = match std::mem::replace(&mut self.next, Next::Missing) {
+            Next::Ready { segment, salt } => (segment, salt),
+            Next::Named { segment, salt, .. } => {
+                self.disk.sync_folder(&self.folder).map_err(io_error("extend"))?;
+                (segment, salt)
+            }
+            Next::Missing | Next::Refused => self.begin_here(batch_bytes)?,
+            making @ Next::Making { .. } => {
+                self.next = making;
+                self.begin_here(batch_bytes)?
+            }
+        };
+        let len = segment.len.max(FIRST_BATCH + batch_bytes);
+        if len > segment.len {
+            segment.file.allocate(len).map_err(io_error("extend"))?;
+        }
+        let segment = Segment { len, ..segment };
+        self.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len };
         self.map.write().segments.push_back(segment);
         Ok(())
     }
 
+    /// Makes the next segment while the writers wait.
+    fn begin_here(&mut self, batch_bytes: u64) -> Result<(Segment, u64), LogError> {
+        let last = self.map.read().last;
+        self.begin_segment(last, false, batch_bytes).map_err(io_error("extend"))
+    }
+
+    /// The size of the next segment made from nothing.
+    fn next_len(&self) -> u64 {
+        self.active.len.saturating_mul(GROWTH).min(self.segment_bytes)
+    }
+
+    /// What is to be done so that the next segment is ready in time; `None` if nothing is for now. At most one is out at a time: it comes back with
+    /// [`Log::prepared`].
+    pub fn preparation(&mut self) -> Option<Preparation> {
+        let enough = self.active.offset - FIRST_BATCH >= self.active.len / PREPARE_FROM;
+        let work = match &mut self.next {
+            _ if self.failed => return None,
+            Next::Missing if enough => {
+                let (name, len) = if self.spare { (SPARE, self.segment_bytes) } else { (NEXT, self.next_len()) };
+                self.next = Next::Making { spare: self.spare };
+                Work::File { name, len, salt: self.disk.draw_id() as u64, filled: 0, file: None }
+            }
+            Next::Named { segment, asked, .. } if !*asked => {
+                *asked = true;
+                Work::Name { ordinal: segment.ordinal }
+            }
+            _ => return None,
+        };
+        let (disk, folder, lock) = (self.disk.clone(), self.folder.clone(), self.lock.clone());
+        Some(Preparation { disk, folder, work, _lock: lock })
+    }
+
+    /// Takes a preparation back that was carried out to the end, or failed.
+    ///
+    /// # Errors
+    /// When the names in the folder cannot be relied on any more. That a file could not be made ahead is none.
+    pub fn prepared(&mut self, preparation: Preparation, result: io::Result<()>) -> Result<(), LogError> {
+        self.guarded(|log| match (preparation.work, std::mem::replace(&mut log.next, Next::Missing), result) {
+            (Work::File { .. }, Next::Making { .. }, Err(error)) => {
+                tracing::warn!(%error, "the next segment of the log could not be prepared");
+                log.next = Next::Refused;
+                Ok(())
+            }
+            (Work::File { name, len, salt, file: Some(file), .. }, Next::Making { spare }, Ok(())) => {
+                let ordinal = log.numbers.ordinal;
+                let path = log.folder.join(segment_name(ordinal));
+                log.disk.rename(&log.folder.join(name), &path).map_err(io_error("extend"))?;
+                log.numbers.ordinal += 1;
+                log.spare &= !spare;
+                let segment = Segment { ordinal, file, used: FIRST_BATCH, len };
+                log.next = Next::Named { segment, salt, asked: false };
+                Ok(())
+            }
+            (Work::Name { .. }, _, Err(error)) => Err(io_error("extend")(error)),
+            (Work::Name { ordinal }, Next::Named { segment, salt, .. }, Ok(())) if ordinal == segment.ordinal => {
+                log.next = Next::Ready { segment, salt };
+                Ok(())
+            }
+            // The log has gone on without it.
+            (_, next, _) => {
+                log.next = next;
+                Ok(())
+            }
+        })
+    }
+
     fn begin_segment(&mut self, start: Position, reset: bool, batch_bytes: u64) -> io::Result<(Segment, u64)> {
         let header = SegmentHeader {
+            prepared: false,
             reset,
             sequence: self.numbers.sequence,
             salt: self.disk.draw_id() as u64,
@@ -381,11 +498,17 @@ impl Log {
             commit: self.numbers.commit.min(start.index),
             chain: self.numbers.chain,
         };
-        let len = self.segment_bytes.max(FIRST_BATCH + batch_bytes);
-        let spare = (self.spare && len == self.segment_bytes).then_some(SPARE);
-        let segment = new_segment(&*self.disk, &self.folder, spare, len, self.numbers.ordinal, &header)?;
-        if spare.is_some() {
-            self.spare = false;
+        // Not the spare file that is being prepared.
+        let free = self.spare && !matches!(self.next, Next::Making { spare: true });
+        let name = if free { SPARE } else { UNNAMED };
+        let path = self.folder.join(name);
+        let file = if free { self.disk.open(&path)? } else { self.disk.create(&path)? };
+        let len = if free { self.segment_bytes } else { self.next_len() };
+        file.allocate(len.max(FIRST_BATCH + batch_bytes))?;
+        let segment = name_segment(&*self.disk, &self.folder, name, file, self.numbers.ordinal, &header)?;
+        self.spare &= !free;
+        if matches!(self.next, Next::Refused) {
+            self.next = Next::Missing;
         }
         self.numbers.ordinal += 1;
         Ok((segment, header.salt))
@@ -408,27 +531,19 @@ impl Log {
     }
 }
 
-/// Makes a segment, with its header durable before it has its name, and its name durable before it is used.
-fn new_segment(
+/// Makes a file a segment: its header is durable before it has its name, and its name before it is used.
+fn name_segment(
     disk: &dyn Disk,
     folder: &Path,
-    spare: Option<&str>,
-    len: u64,
+    name: &str,
+    file: Arc<dyn DiskFile>,
     ordinal: u64,
     header: &SegmentHeader,
 ) -> io::Result<Segment> {
-    let path = folder.join(spare.unwrap_or(UNNAMED));
-    let file = match spare {
-        Some(_) => disk.open(&path)?,
-        None => {
-            let file = disk.create(&path)?;
-            file.allocate(len)?;
-            file
-        }
-    };
     file.write_at(&header.encode(), 0)?;
     file.sync_data()?;
-    disk.rename(&path, &folder.join(segment_name(ordinal)))?;
+    disk.rename(&folder.join(name), &folder.join(segment_name(ordinal)))?;
     disk.sync_folder(folder)?;
+    let len = file.len()?;
     Ok(Segment { ordinal, file, used: FIRST_BATCH, len })
 }

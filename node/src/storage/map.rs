@@ -53,6 +53,8 @@ pub(super) struct LogMap {
     /// Oldest first; the last one is written to.
     pub segments: VecDeque<Segment>,
     spans: VecDeque<Span>,
+    /// Entries were dropped since the last batch: the next one must not join its span, which still has their bytes.
+    truncated: bool,
     /// The first index of each run of entries of one term.
     terms: VecDeque<(u64, Term)>,
 }
@@ -68,7 +70,14 @@ struct Place {
 
 impl LogMap {
     pub(super) fn new(start: Position) -> LogMap {
-        LogMap { start, last: start, segments: VecDeque::new(), spans: VecDeque::new(), terms: VecDeque::new() }
+        LogMap {
+            start,
+            last: start,
+            segments: VecDeque::new(),
+            spans: VecDeque::new(),
+            truncated: false,
+            terms: VecDeque::new(),
+        }
     }
 
     /// The term of an entry, or of `start`.
@@ -89,6 +98,7 @@ impl LogMap {
     pub(super) fn truncate(&mut self, first: Index, previous_term: Term) {
         self.spans.truncate(self.spans.partition_point(|s| s.first < first.0));
         self.terms.truncate(self.terms.partition_point(|(run, _)| *run < first.0));
+        self.truncated = true;
         self.last = Position { term: previous_term, index: first.prev() };
         if first <= self.start.index {
             self.start = self.last;
@@ -102,11 +112,17 @@ impl LogMap {
         segment.used = end;
         let ordinal = segment.ordinal;
         match self.spans.back_mut() {
-            Some(span) if span.segment == ordinal && span.end == offset && end - span.offset <= SPAN_BYTES_MAX => {
+            Some(span)
+                if !self.truncated
+                    && span.segment == ordinal
+                    && span.end == offset
+                    && end - span.offset <= SPAN_BYTES_MAX =>
+            {
                 span.end = end;
             }
             _ => self.spans.push_back(Span { first: first.0, segment: ordinal, offset, end }),
         }
+        self.truncated = false;
         for (index, term) in runs {
             if self.terms.back().is_none_or(|(_, current)| current != term) {
                 self.terms.push_back((index.0, *term));

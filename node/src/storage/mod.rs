@@ -15,6 +15,7 @@
 //! | `vote` | term and vote | two copies, one after the other |
 //! | `wal-<ordinal>.log` | a segment of the log | appended to; removed whole |
 //! | `spare.log` | a segment that was cut, to be written over | |
+//! | `next.tmp`, `wal.tmp` | a segment being made | |
 //! | `store/` | the engine's | |
 //! | `damaged-<n>/`, `removed-<n>/` | what was set aside | the oldest go |
 
@@ -24,6 +25,7 @@ mod map;
 #[cfg(test)]
 mod memory;
 mod meta;
+mod prepare;
 pub mod record;
 mod recovery;
 mod segment;
@@ -34,10 +36,13 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use log::{Batch, Log, LogError};
 pub use map::{LogReader, ReadLogError};
 pub use meta::{Meta, MetaError};
+pub use prepare::Preparation;
 pub use record::{Record, RecordError, RecordKind};
 pub use recovery::{Aside, OpenError, Opened, open, set_aside};
 pub use vote::VoteFile;
 pub use wal::{Job, Wal, WalEvent};
 
+#[cfg(test)]
+mod measure;
 #[cfg(test)]
 mod tests;

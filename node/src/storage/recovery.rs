@@ -25,6 +25,7 @@ use super::disk::{Disk, DiskFile, FolderLock};
 use super::log::{Active, Log, Numbers, SPARE, UNNAMED, segment_name, segment_ordinal};
 use super::map::{LogMap, Segment};
 use super::meta::{Body, Found, META, Meta, MetaError};
+use super::prepare::NEXT;
 use super::record::{Header, RecordError};
 use super::segment::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, FIRST_BATCH, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError,
@@ -328,12 +329,18 @@ fn recover_log(
     lock: &Arc<dyn FolderLock>,
 ) -> Result<Recovered, Trouble> {
     let names = disk.list(dir)?;
-    if names.iter().any(|n| n == UNNAMED) {
-        disk.remove(&dir.join(UNNAMED))?;
+    for unfinished in [UNNAMED, NEXT] {
+        if names.iter().any(|n| n == unfinished) {
+            disk.remove(&dir.join(unfinished))?;
+        }
     }
-    let spare = names.iter().any(|n| n == SPARE) && keep_spare(&**disk, dir, segment_bytes)?;
+    let mut spare = names.iter().any(|n| n == SPARE) && keep_spare(&**disk, dir, segment_bytes)?;
     let segments = segments(&**disk, dir, &names)?;
-    let Some((_, first, _)) = segments.front() else { return Err(Trouble::Damage("the log is missing".to_owned())) };
+    let Some((oldest, header, name)) = segments.front() else {
+        return Err(Trouble::Damage("the log is missing".to_owned()));
+    };
+    let first = if header.prepared { first_of_prepared(oldest, header, name)? } else { *header };
+    let newest = segments.back().map_or(0, |(segment, ..)| segment.ordinal);
     let mut scan = Scan {
         map: LogMap::new(first.start),
         heads: Vec::new(),
@@ -343,28 +350,46 @@ fn recover_log(
         proven: first.sequence - 1,
         unproven: VecDeque::new(),
     };
-    let last = segments.len() - 1;
-    let mut tail = None;
-    for (at, (segment, header, name)) in segments.into_iter().enumerate() {
-        if header.sequence != scan.sequence || header.chain != scan.chain || header.start != scan.map.last {
-            let missing =
-                format!("batch {} of the log was durable and is damaged or missing before {name}", scan.sequence);
+    let (mut tail, mut not_begun) = (None, Vec::new());
+    for (segment, header, name) in segments {
+        let follows = header.sequence == scan.sequence && header.chain == scan.chain && header.start == scan.map.last;
+        let mut window = Window::new(segment.file.clone(), segment.len);
+        let before = scan.sequence;
+        scan.begin(segment.clone(), &header);
+        let end = if header.prepared || follows { scan.batches(&mut window, header.salt)? } else { FIRST_BATCH };
+        let begun = !header.prepared || scan.sequence > before;
+        if !begun {
+            // It was made ahead. A torn first batch counts as none; one that was durable before is missed by those behind it.
+            scan.check_tail(&mut window, end, header.salt)?;
+            scan.map.segments.pop_back();
+            not_begun.push((name, segment.len));
+            continue;
+        }
+        if !(header.prepared || follows) || !not_begun.is_empty() {
+            let missing = format!("batch {before} of the log was durable and is damaged or missing before {name}");
             return Err(Trouble::Damage(missing));
         }
-        scan.begin(segment.clone(), &header);
-        let mut window = Window::new(segment.file.clone(), segment.len);
-        let end = scan.batches(&mut window, header.salt)?;
-        if at == last {
-            scan.check_tail(&mut window, end, header.salt)?;
-            tail = Some((segment, header.salt, end));
+        // That the log went on here proves everything before.
+        scan.unproven.retain(|(sequence, _)| *sequence >= before);
+        tail = Some((segment, header.salt, end, window));
+    }
+    let Some((segment, salt, end, mut window)) = tail else {
+        return Err(Trouble::Damage("the log is missing".to_owned()));
+    };
+    scan.check_tail(&mut window, end, salt)?;
+    for (name, len) in not_begun {
+        // With a new salt it serves as well as any, whatever is left in it.
+        if !spare && len == segment_bytes {
+            disk.rename(&dir.join(name), &dir.join(SPARE))?;
+            spare = true;
+        } else {
+            disk.remove(&dir.join(name))?;
         }
     }
-    let Some((segment, salt, end)) = tail else { return Err(Trouble::Damage("the log is missing".to_owned())) };
     scan.make_durable(&*segment.file, end, segment.len)?;
     // The names, too, may be in the system's memory only.
     disk.sync_folder(dir)?;
-    let numbers =
-        Numbers { sequence: scan.sequence, chain: scan.chain, ordinal: segment.ordinal + 1, commit: scan.commit };
+    let numbers = Numbers { sequence: scan.sequence, chain: scan.chain, ordinal: newest + 1, commit: scan.commit };
     let active = Active { file: segment.file, salt, offset: end, len: segment.len };
     let (start, heads) = (scan.map.start, scan.heads);
     // What lies before the first entry was cut or came as a snapshot: committed either way.
@@ -372,6 +397,19 @@ fn recover_log(
     assert!(heads.len() as u64 == scan.map.last.index.0 - start.index.0, "as many heads as entries");
     let log = Log::recovered(disk.clone(), dir, segment_bytes, scan.map, active, numbers, spare, Some(lock.clone()));
     Ok(Recovered { log, heads, start, commit })
+}
+
+/// What the header of the oldest segment would say, had it not been written ahead: its first batch does. It was durable before anything
+/// older was cut.
+fn first_of_prepared(segment: &Segment, header: &SegmentHeader, name: &str) -> Result<SegmentHeader, Trouble> {
+    let mut bytes = [0; BATCH_HEADER_BYTES];
+    let read = segment.file.read_at(&mut bytes, FIRST_BATCH)?;
+    let batch = BatchHeader::decode(&bytes[..read], header.salt).map(|(batch, _)| batch);
+    let Some(batch) = batch.filter(|b| b.sequence > 0 && b.first > Index(0)) else {
+        return Err(Trouble::Damage(format!("the first batch of {name} is damaged")));
+    };
+    let start = Position { term: batch.previous_term, index: batch.first.prev() };
+    Ok(SegmentHeader { sequence: batch.sequence, chain: batch.chain, start, ..*header })
 }
 
 /// Whether the spare file can serve; it goes if not.
@@ -403,7 +441,7 @@ fn segments(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<VecDeque<Li
             SegmentHeaderError::Version(v) => Trouble::Unsupported("the log", format!("format version {v} of {name}")),
         })?;
         let len = file.len()?;
-        if header.sequence == 0 || len < FIRST_BATCH {
+        if (header.sequence == 0 && !header.prepared) || len < FIRST_BATCH {
             return Err(Trouble::Damage(format!("{name} is too short")));
         }
         listed.push_front((Segment { ordinal, file, used: FIRST_BATCH, len }, header, name));
@@ -421,8 +459,7 @@ impl Scan {
     fn begin(&mut self, segment: Segment, header: &SegmentHeader) {
         self.map.segments.push_back(segment);
         self.commit = self.commit.max(header.commit);
-        self.proven = self.proven.max(header.sequence - 1);
-        self.unproven.clear();
+        self.proven = self.proven.max(header.sequence.saturating_sub(1));
     }
 
     /// Takes in the batches of a segment as far as they are whole; returns where they end.
@@ -522,8 +559,20 @@ impl Scan {
             file.write_at(&buffer[..read], at)?;
             at += read as u64;
         }
-        file.truncate(end)?;
-        file.allocate(len)?;
+        // Written over rather than cut off: blocks that were written once stay the cheaper ones to write to.
+        buffer.resize(READ_BYTES, 0);
+        let zeros = vec![0; READ_BYTES];
+        while at < len {
+            let want = READ_BYTES.min(usize::try_from(len - at).unwrap_or(READ_BYTES));
+            let read = file.read_at(&mut buffer[..want], at)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if buffer[..read] != zeros[..read] {
+                file.write_at(&zeros[..read], at)?;
+            }
+            at += read as u64;
+        }
         file.sync_data()
     }
 }

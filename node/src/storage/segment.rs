@@ -1,6 +1,6 @@
 //! The two headers inside a file of the log: of the segment, and of each batch.
 //!
-//! A segment is a preallocated file. Its first page holds the segment header alone; from [`FIRST_BATCH`] on batches follow each other without
+//! A segment is a file whose blocks were written beforehand. Its first page holds the segment header alone; from [`FIRST_BATCH`] on batches follow each other without
 //! a gap, and whatever lies behind the last one (zeros, or the remains of a file that is used again) must never pass for a batch:
 //!
 //! - the checksum of a batch header covers the segment's *salt*, drawn anew whenever a file becomes a segment;
@@ -24,10 +24,13 @@ pub(super) const BATCH_MAGIC: &[u8; 8] = b"qrtBatch";
 const SEGMENT_MAGIC: &[u8; 8] = b"qrtLogSg";
 const VERSION: u16 = 1;
 const FLAG_RESET: u16 = 1;
+const FLAG_PREPARED: u16 = 2;
 
 /// What a segment begins with. Durable before the segment gets its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// Written ahead, when only the salt was known: the first batch says what the other fields would.
+    pub prepared: bool,
     /// Everything before this segment is void: the log was replaced by a snapshot.
     pub reset: bool,
     /// The sequence number of its first batch.
@@ -52,11 +55,17 @@ pub(super) enum SegmentHeaderError {
 }
 
 impl SegmentHeader {
+    pub(super) fn prepared(salt: u64) -> SegmentHeader {
+        let start = Position::default();
+        SegmentHeader { prepared: true, reset: false, sequence: 0, salt, start, commit: Index(0), chain: 0 }
+    }
+
     pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         out[..8].copy_from_slice(SEGMENT_MAGIC);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        out[10..12].copy_from_slice(&(if self.reset { FLAG_RESET } else { 0 }).to_le_bytes());
+        let flags = (u16::from(self.reset) * FLAG_RESET) | (u16::from(self.prepared) * FLAG_PREPARED);
+        out[10..12].copy_from_slice(&flags.to_le_bytes());
         put_u64(&mut out, 16, self.sequence);
         put_u64(&mut out, 24, self.salt);
         put_u64(&mut out, 32, self.start.term.0);
@@ -77,8 +86,10 @@ impl SegmentHeader {
         if version != VERSION {
             return Err(SegmentHeaderError::Version(version));
         }
+        let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
         Ok(SegmentHeader {
-            reset: u16::from_le_bytes([bytes[10], bytes[11]]) & FLAG_RESET != 0,
+            prepared: flags & FLAG_PREPARED != 0,
+            reset: flags & FLAG_RESET != 0,
             sequence: get_u64(bytes, 16),
             salt: get_u64(bytes, 24),
             start: Position { term: Term(get_u64(bytes, 32)), index: Index(get_u64(bytes, 40)) },
@@ -199,8 +210,10 @@ mod tests {
 
     #[test]
     fn a_segment_header_of_another_version_is_no_damage() {
+        let start = Position::new(5, 2);
         let header =
-            SegmentHeader { reset: true, sequence: 7, salt: 8, start: Position::new(5, 2), commit: Index(4), chain: 9 };
+            SegmentHeader { prepared: false, reset: true, sequence: 7, salt: 8, start, commit: Index(4), chain: 9 };
+        assert_eq!(SegmentHeader::decode(&SegmentHeader::prepared(3).encode()), Ok(SegmentHeader::prepared(3)));
         let mut bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         bytes[8] = 2;

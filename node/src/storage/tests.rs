@@ -1,1 +1,657 @@
+//! The folder as a whole: what survives a crash, what is noticed, what is refused.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use quorum::{ClusterId, Index, NodeId, Position, Term, Token};
+
+use super::memory::{Dice, MemoryDisk};
+use super::segment::FIRST_BATCH;
+use super::*;
+use crate::metrics::Metrics;
+use crate::options::Limits;
+
+const DIR: &str = "/node";
+/// Longer than any test needs; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn limits(segment_bytes: u64) -> Limits {
+    Limits { segment_bytes, ..Limits::default() }
+}
+
+fn open_small(disk: &MemoryDisk) -> Opened {
+    open(Path::new(DIR), Arc::new(disk.clone()), &limits(2 * FIRST_BATCH)).expect("opens")
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+fn frame(term: u64, index: u64, payload: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    record::encode(&mut out, Term(term), Index(index), RecordKind::Command, payload);
+    out.freeze()
+}
+
+/// Appends one batch of entries of one term, without syncing.
+fn append(log: &mut Log, first: u64, term: u64, payloads: &[&[u8]]) -> Result<(), LogError> {
+    let frames: Vec<Bytes> = payloads.iter().zip(first..).map(|(p, index)| frame(term, index, p)).collect();
+    let last = Index(first + payloads.len() as u64 - 1);
+    log.append(&Batch { first: Index(first), last, commit: Index(0), frames: &frames })
+}
+
+fn entries(log: &Log) -> Vec<(u64, u64, Vec<u8>)> {
+    let (start, last) = (log.start(), log.last());
+    let records = log.reader().read(start.index.next(), last.index, usize::MAX).expect("readable");
+    let entries: Vec<_> = records.iter().map(|r| (r.index.0, r.term.0, r.payload().to_vec())).collect();
+    assert_eq!(entries.len() as u64, last.index.0 - start.index.0, "every entry can be read");
+    entries
+}
+
+fn count(opened: &Opened) -> usize {
+    assert_eq!(entries(&opened.log).len(), opened.heads.len());
+    opened.heads.len()
+}
+
+/// Three durable batches of one entry each; where each begins and ends in the file.
+fn three_batches(disk: &MemoryDisk) -> Vec<(usize, usize)> {
+    let mut opened = open_small(disk);
+    opened.vote.save(Term(1), None).expect("saved");
+    opened.meta.bind(ClusterId(77)).expect("bound");
+    opened.meta.set_known_peers(vec!["b:7400".to_owned()]).expect("kept");
+    let mut at = FIRST_BATCH as usize;
+    (1..=3)
+        .map(|index| {
+            append(&mut opened.log, index, 1, &[b"payload"]).expect("written");
+            opened.log.sync().expect("synced");
+            let begin = at;
+            at = FIRST_BATCH as usize + opened.log.bytes() as usize;
+            (begin, at)
+        })
+        .collect()
+}
+
+const SEGMENT: &str = "wal-000000000001.log";
+
+#[test]
+fn a_torn_tail_is_cut_at_every_byte_and_what_was_durable_stays() {
+    let disk = MemoryDisk::default();
+    let (begin, end) = three_batches(&disk)[2];
+    for torn in begin..end {
+        let disk = disk.copy();
+        disk.tamper(&file(SEGMENT), |bytes| bytes[torn..].fill(0));
+        let mut opened = open_small(&disk);
+        assert_eq!((opened.renewed.clone(), count(&opened)), (None, 2), "torn at {torn}");
+        assert!(disk.bytes(&file(SEGMENT))[begin..].iter().all(|b| *b == 0), "nothing of the tail is left");
+        append(&mut opened.log, 3, 2, &[b"another"]).expect("goes on");
+    }
+}
+
+#[test]
+fn rot_in_the_last_batch_is_cut_and_rot_before_it_makes_a_new_node() {
+    let disk = MemoryDisk::default();
+    let id = open_small(&disk).meta.id();
+    let places = three_batches(&disk);
+    for (batch, (begin, end)) in places.into_iter().enumerate() {
+        for at in begin..end {
+            let disk = disk.copy();
+            disk.tamper(&file(SEGMENT), |bytes| bytes[at] ^= 0x10);
+            let opened = open_small(&disk);
+            assert_eq!(opened.renewed.is_some(), batch < 2, "byte {at}: {:?}", opened.renewed);
+            assert_eq!(opened.meta.id() != id, batch < 2);
+            assert_eq!(count(&opened), if batch < 2 { 0 } else { 2 });
+            assert_eq!(opened.meta.cluster(), Some(ClusterId(77)), "the cluster is remembered");
+            assert_eq!(opened.meta.known_peers(), ["b:7400"]);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_segment_header_vote_or_identity_makes_a_new_node() {
+    let disk = MemoryDisk::default();
+    three_batches(&disk);
+    let old = open_small(&disk).meta.id();
+    type Harm = fn(&mut Vec<u8>);
+    let damage: [(&str, Harm); 4] = [
+        (SEGMENT, |bytes| bytes[20] ^= 1),
+        ("vote", |bytes| bytes.fill(7)),
+        ("vote", Vec::clear),
+        ("meta", |bytes| bytes[20] ^= 1),
+    ];
+    for (name, change) in damage {
+        let disk = disk.copy();
+        disk.tamper(&file(name), change);
+        let opened = open_small(&disk);
+        assert!(opened.renewed.is_some(), "{name}");
+        assert_ne!(opened.meta.id(), old, "{name}");
+        assert_eq!((opened.term, opened.voted_for, count(&opened)), (Term(0), None, 0));
+        assert_eq!(opened.meta.cluster().is_some(), name != "meta");
+        let aside = file("damaged-1");
+        assert!(disk.paths().contains(&aside.join(SEGMENT)), "the damaged data is kept for a person to look at");
+        drop(opened);
+        assert_eq!(open_small(&disk).renewed, None, "once");
+    }
+}
+
+#[test]
+fn rot_in_one_copy_of_the_vote_is_healed() {
+    let disk = MemoryDisk::default();
+    open_small(&disk).vote.save(Term(5), Some(NodeId(9))).expect("saved");
+    for copy in [0, 4096] {
+        let disk = disk.copy();
+        disk.tamper(&file("vote"), |bytes| bytes[copy + 10] ^= 1);
+        for _ in 0..2 {
+            let opened = open_small(&disk);
+            assert_eq!((opened.renewed, opened.term, opened.voted_for), (None, Term(5), Some(NodeId(9))));
+        }
+        assert_eq!(disk.bytes(&file("vote"))[..52], disk.bytes(&file("vote"))[4096..4148]);
+    }
+}
+
+#[test]
+fn a_vote_that_was_reported_survives_a_crash_at_any_point_of_the_next() {
+    for crash in 0..5 {
+        for seed in 0..20 {
+            let disk = MemoryDisk::default();
+            let mut opened = open_small(&disk);
+            opened.vote.save(Term(5), Some(NodeId(1))).expect("saved");
+            disk.fail_after(crash);
+            let saved = opened.vote.save(Term(6), Some(NodeId(2))).is_ok();
+            drop(opened);
+            disk.lose_power(&mut Dice::new(seed));
+            let opened = open_small(&disk);
+            assert_eq!(opened.renewed, None);
+            let vote = (opened.term.0, opened.voted_for);
+            assert!(vote == (6, Some(NodeId(2))) || !saved && vote == (5, Some(NodeId(1))), "{vote:?}");
+        }
+    }
+}
+
+#[test]
+fn a_term_older_than_the_log_is_a_forgotten_vote() {
+    let disk = MemoryDisk::default();
+    let mut opened = open_small(&disk);
+    append(&mut opened.log, 1, 3, &[b"x"]).expect("written");
+    opened.log.sync().expect("synced");
+    drop(opened);
+    assert!(open_small(&disk).renewed.is_some());
+}
+
+#[test]
+fn what_a_new_leader_overwrote_stays_overwritten() {
+    let disk = MemoryDisk::default();
+    let mut opened = open_small(&disk);
+    opened.vote.save(Term(3), None).expect("saved");
+    append(&mut opened.log, 1, 1, &[b"a", b"b", b"c", b"d"]).expect("written");
+    append(&mut opened.log, 3, 2, &[b"C"]).expect("written");
+    append(&mut opened.log, 4, 3, &[b"D", b"E"]).expect("written");
+    append(&mut opened.log, 5, 3, &[b"e"]).expect("written");
+    opened.log.sync().expect("synced");
+    let expected = entries(&opened.log);
+    let values: Vec<_> = expected.iter().map(|(_, term, value)| (*term, value[0])).collect();
+    assert_eq!(values, [(1, b'a'), (1, b'b'), (2, b'C'), (3, b'D'), (3, b'e')]);
+    drop(opened);
+    let opened = open_small(&disk);
+    assert_eq!(entries(&opened.log), expected);
+    assert_eq!(opened.heads.iter().map(|h| h.term.0).collect::<Vec<_>>(), [1, 1, 2, 3, 3]);
+}
+
+#[test]
+fn entries_that_do_not_fit_the_log_are_refused_and_so_is_everything_after() {
+    let mut opened = open_small(&MemoryDisk::default());
+    assert!(matches!(append(&mut opened.log, 2, 1, &[b"gap"]), Err(LogError::Misfit(_))));
+    assert!(matches!(append(&mut opened.log, 1, 1, &[b"fine"]), Err(LogError::Failed)));
+    assert!(matches!(opened.log.sync(), Err(LogError::Failed)));
+}
+
+#[test]
+fn a_cut_removes_whole_segments_and_recovery_starts_behind_them() {
+    let disk = MemoryDisk::default();
+    let mut opened = open_small(&disk);
+    opened.vote.save(Term(9), None).expect("saved");
+    for index in 1..=20 {
+        append(&mut opened.log, index, index.div_ceil(3), &[&[index as u8; 900]]).expect("written");
+    }
+    opened.log.sync().expect("synced");
+    let reader = opened.log.reader();
+    let held = reader.read(Index(1), Index(1), 1).expect("there");
+    assert_eq!(reader.cut_keeping(u64::MAX), Index(0));
+    let upto = reader.cut_keeping(8_000);
+    assert!(upto > Index(5) && upto < Index(15), "{upto}");
+    opened.log.cut(upto).expect("cut");
+    assert_eq!(opened.log.start().index, upto);
+    assert!(opened.log.bytes() >= 8_000);
+    assert!(matches!(reader.read(upto, Index(20), 1), Err(ReadLogError::Cut { .. })));
+    assert_eq!(held[0].payload(), vec![1; 900], "what was read stays");
+    let (start, expected) = (opened.log.start(), entries(&opened.log));
+    assert_eq!(start.term, Term(start.index.0.div_ceil(3)));
+    drop(opened);
+    let mut opened = open_small(&disk);
+    assert_eq!((opened.start, opened.renewed.clone()), (start, None));
+    assert_eq!(entries(&opened.log), expected);
+    // The spare is written over now, with the remains of old batches behind every new one.
+    for index in 21..=40 {
+        append(&mut opened.log, index, 9, &[&[index as u8; 700]]).expect("written");
+        opened.log.sync().expect("synced");
+        opened.log.cut(Index(index - 6)).expect("cut");
+        let (opened, expected) = (open_small(&disk.copy()), entries(&opened.log));
+        assert_eq!(opened.renewed, None);
+        assert_eq!(entries(&opened.log), expected);
+    }
+}
+
+#[test]
+fn a_reset_happens_whole_or_not_at_all_wherever_the_power_goes() {
+    for crash in 0..16 {
+        for seed in 0..8 {
+            let disk = MemoryDisk::default();
+            let mut opened = open_small(&disk);
+            opened.vote.save(Term(7), None).expect("saved");
+            for index in 1..=9 {
+                append(&mut opened.log, index, 1, &[&[1; 1000]]).expect("written");
+            }
+            opened.log.sync().expect("synced");
+            let id = opened.meta.id();
+            disk.fail_after(crash);
+            let done = opened.log.reset(Position::new(50, 7)).is_ok();
+            drop(opened);
+            disk.lose_power(&mut Dice::new(seed));
+            let mut opened = open_small(&disk);
+            assert_eq!((opened.meta.id(), opened.renewed.clone()), (id, None));
+            if opened.start.index == Index(0) {
+                assert!(!done && count(&opened) == 9);
+            } else {
+                assert_eq!((opened.start, opened.commit, count(&opened)), (Position::new(50, 7), Index(50), 0));
+                append(&mut opened.log, 51, 7, &[b"behind the snapshot"]).expect("goes on");
+                opened.log.sync().expect("synced");
+                drop(opened);
+                assert_eq!(count(&open_small(&disk)), 1);
+            }
+        }
+    }
+}
+
+/// Carries out everything there is to prepare.
+fn prepare(log: &mut Log) -> Result<(), LogError> {
+    while let Some(mut preparation) = log.preparation() {
+        let result = loop {
+            match preparation.step() {
+                Ok(false) => {}
+                other => break other.map(|_| ()),
+            }
+        };
+        log.prepared(preparation, result)?;
+    }
+    Ok(())
+}
+
+/// A log with one entry in its first segment and its next segment ready.
+fn ready(disk: &MemoryDisk) -> Opened {
+    let mut opened = open_small(disk);
+    opened.vote.save(Term(7), None).expect("saved");
+    append(&mut opened.log, 1, 1, &[&[1; 3000]]).expect("written");
+    opened.log.sync().expect("synced");
+    prepare(&mut opened.log).expect("prepared");
+    opened
+}
+
+const SECOND: &str = "wal-000000000002.log";
+
+#[test]
+fn going_on_in_a_prepared_segment_is_one_write_and_one_sync() {
+    let disk = MemoryDisk::default();
+    let mut opened = ready(&disk);
+    // Two operations are let through: the batch's write and its sync.
+    disk.fail_after(2);
+    append(&mut opened.log, 2, 1, &[&[2; 3000]]).expect("written");
+    opened.log.sync().expect("synced");
+    assert!(!disk.has_failed());
+    assert!(disk.bytes(&file(SECOND)).len() == 8192 && disk.bytes(&file(SECOND))[4096..7000].contains(&2));
+    let expected = entries(&opened.log);
+    drop(opened);
+    disk.lose_power(&mut Dice::new(1));
+    let opened = open_small(&disk);
+    assert_eq!((opened.renewed.clone(), entries(&opened.log)), (None, expected));
+}
+
+#[test]
+fn a_segment_may_be_prepared_halfway_wherever_the_power_goes() {
+    for crash in 0..24 {
+        for seed in 0..12 {
+            let disk = MemoryDisk::default();
+            let mut opened = open_small(&disk);
+            opened.vote.save(Term(7), None).expect("saved");
+            append(&mut opened.log, 1, 1, &[&[1; 3000]]).expect("written");
+            opened.log.sync().expect("synced");
+            disk.fail_after(crash);
+            let mut durable = 1;
+            for index in 2..=4 {
+                let _ = prepare(&mut opened.log);
+                let written = append(&mut opened.log, index, 1, &[&[index as u8; 3000]]);
+                if written.and_then(|()| opened.log.sync()).is_ok() {
+                    durable = index;
+                }
+            }
+            drop(opened);
+            disk.lose_power(&mut Dice::new(seed));
+            let mut opened = open_small(&disk);
+            assert_eq!(opened.renewed, None, "crash {crash}, seed {seed}");
+            let found = count(&opened) as u64;
+            assert!(found == durable || found == durable + 1, "crash {crash}, seed {seed}: {found} of {durable}");
+            for index in found + 1..=found + 5 {
+                prepare(&mut opened.log).expect("prepared");
+                append(&mut opened.log, index, 7, &[&[index as u8; 2500]]).expect("goes on");
+                opened.log.sync().expect("synced");
+            }
+            let expected = entries(&opened.log);
+            drop(opened);
+            assert_eq!(entries(&open_small(&disk).log), expected);
+        }
+    }
+}
+
+#[test]
+fn a_durable_batch_that_rots_at_the_start_of_a_prepared_segment_is_no_torn_tail() {
+    let disk = MemoryDisk::default();
+    let mut opened = ready(&disk);
+    for index in 2..=3 {
+        append(&mut opened.log, index, 1, &[&[index as u8; 1000]]).expect("written");
+        opened.log.sync().expect("synced");
+    }
+    prepare(&mut opened.log).expect("prepared");
+    drop(opened);
+    for at in FIRST_BATCH as usize..FIRST_BATCH as usize + 1000 {
+        let disk = disk.copy();
+        disk.tamper(&file(SECOND), |bytes| bytes[at] ^= 4);
+        assert!(open_small(&disk).renewed.is_some(), "byte {at}");
+    }
+    let disk = disk.copy();
+    disk.tamper(&file(SECOND), |bytes| bytes[FIRST_BATCH as usize..].fill(0));
+    let lost = open_small(&disk);
+    // Nothing is left that could tell: as with everything behind the last sync.
+    assert_eq!((lost.renewed.clone(), count(&lost)), (None, 1));
+}
+
+#[test]
+fn a_log_goes_on_where_the_next_segment_is_late_or_cannot_be_made() {
+    let disk = MemoryDisk::default();
+    let mut opened = open_small(&disk);
+    opened.vote.save(Term(7), None).expect("saved");
+    append(&mut opened.log, 1, 1, &[&[1; 3000]]).expect("written");
+    let mut late = opened.log.preparation().expect("something to do");
+    assert!(opened.log.preparation().is_none(), "one at a time");
+    late.step().expect("made");
+    append(&mut opened.log, 2, 1, &[&[2; 3000]]).expect("goes on without it");
+    while !late.step().expect("done") {}
+    opened.log.prepared(late, Ok(())).expect("taken for the one after");
+    append(&mut opened.log, 3, 1, &[&[3; 3000]]).expect("written");
+    let refused = opened.log.preparation().expect("something to do");
+    opened.log.prepared(refused, Err(std::io::Error::other("no space"))).expect("no reason to stop");
+    assert!(opened.log.preparation().is_none(), "not tried again at once");
+    append(&mut opened.log, 4, 1, &[&[4; 3000]]).expect("written");
+    assert!(opened.log.preparation().is_some());
+    opened.log.sync().expect("synced");
+    let expected = entries(&opened.log);
+    drop(opened);
+    assert_eq!(entries(&open_small(&disk).log), expected);
+}
+
+#[test]
+fn one_batch_larger_than_a_segment_gets_a_segment_of_its_size() {
+    let disk = MemoryDisk::default();
+    let mut opened = open_small(&disk);
+    opened.vote.save(Term(1), None).expect("saved");
+    let large = vec![5; 3 << 20];
+    append(&mut opened.log, 1, 1, &[b"small", &large, b"small"]).expect("written");
+    opened.log.sync().expect("synced");
+    let expected = entries(&opened.log);
+    drop(opened);
+    let opened = open_small(&disk);
+    assert_eq!(entries(&opened.log), expected);
+    let reader = opened.log.reader();
+    assert_eq!(reader.read(Index(2), Index(3), 1).expect("there").len(), 1, "one at least, however large");
+    assert_eq!(reader.read(Index(1), Index(3), 100).expect("there").len(), 1);
+    assert!(reader.read(Index(4), Index(9), 100).expect("nothing yet").is_empty());
+}
+
+#[test]
+fn setting_aside_leaves_a_blank_folder_and_keeps_a_few_old_ones() {
+    let disk = MemoryDisk::default();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        three_batches(&disk);
+        ids.push(open_small(&disk).meta.id());
+        set_aside(&disk, Path::new(DIR), Aside::Removed).expect("set aside");
+        let opened = open_small(&disk);
+        assert_eq!((opened.renewed.clone(), opened.meta.cluster(), count(&opened)), (None, None, 0));
+        assert!(!ids.contains(&opened.meta.id()));
+    }
+    let names = disk.list(Path::new(DIR)).expect("listed");
+    assert_eq!(names.iter().filter(|n| n.starts_with("removed-")).count(), 3, "{names:?}");
+}
+
+#[test]
+fn a_crash_while_becoming_a_new_node_never_leads_back_to_the_old_name() {
+    let damaged = MemoryDisk::default();
+    let places = three_batches(&damaged);
+    damaged.tamper(&file(SEGMENT), |bytes| bytes[places[0].0] ^= 1);
+    let body = damaged.bytes(&file("meta"));
+    for crash in 0..40 {
+        let disk = damaged.copy();
+        disk.fail_after(crash);
+        let first = open(Path::new(DIR), Arc::new(disk.clone()), &limits(2 * FIRST_BATCH));
+        drop(first);
+        disk.lose_power(&mut Dice::new(crash));
+        let opened = open_small(&disk);
+        assert_eq!(count(&opened), 0);
+        assert_eq!(opened.meta.cluster(), Some(ClusterId(77)));
+        assert_ne!(disk.bytes(&file("meta"))[16..32], body[16..32], "another id");
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_refused_in_one_sentence() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("deep").join("node1");
+    let opened = open(&path, Arc::new(RealDisk), &limits(1 << 20)).expect("opens");
+    let error = open(&path, Arc::new(RealDisk), &limits(1 << 20)).expect_err("locked").to_string();
+    assert!(error.contains("another process uses") && error.contains("node1"), "{error}");
+    let Opened { meta, log, .. } = opened;
+    drop(meta);
+    assert!(open(&path, Arc::new(RealDisk), &limits(1 << 20)).is_err(), "whoever may write keeps the lock");
+    drop(log);
+    let again = open(&path, Arc::new(RealDisk), &limits(1 << 20)).expect("free");
+    assert_eq!(again.meta.incarnation(), 2);
+}
+
+fn start(opened: Opened) -> (Wal, mpsc::Receiver<WalEvent>) {
+    let (events, received) = mpsc::channel();
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    (Wal::start(opened.log, opened.vote, metrics, move |event| drop(events.send(event))), received)
+}
+
+fn write(index: u64, term: u64) -> Job {
+    let frames = vec![frame(term, index, b"value")];
+    Job::Write { token: Token(index), first: Index(index), last: Index(index), frames, commit: Index(index - 1) }
+}
+
+#[test]
+fn the_thread_reports_what_is_durable_and_a_restart_finds_it() {
+    let dir = tempfile::tempdir().expect("folder");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let opened = open(dir.path(), disk.clone(), &limits(1 << 20)).expect("opens");
+    let (wal, events) = start(opened);
+    wal.submit(Job::SaveVote { token: Token(0), term: Term(2), voted_for: Some(NodeId(8)) });
+    for index in 1..=1000 {
+        wal.submit(write(index, 2));
+    }
+    let mut highest = None;
+    while highest < Some(Token(1000)) {
+        match events.recv_timeout(PATIENCE).expect("reported") {
+            WalEvent::Persisted { token } => {
+                assert!(highest < Some(token), "tokens grow");
+                highest = Some(token);
+            }
+            failed => panic!("{failed:?}"),
+        }
+    }
+    assert_eq!(wal.reader().read(Index(500), Index(510), usize::MAX).expect("there").len(), 11);
+    wal.submit(write(900, 2));
+    wal.stop();
+    assert_eq!(events.recv_timeout(PATIENCE), Ok(WalEvent::Persisted { token: Token(900) }), "stopping drains");
+    drop(wal);
+    let opened = open(dir.path(), disk, &limits(1 << 20)).expect("opens");
+    assert_eq!((opened.term, opened.voted_for, opened.heads.len()), (Term(2), Some(NodeId(8)), 900));
+    assert_eq!(opened.commit, Index(900).min(Index(999)));
+}
+
+#[test]
+fn a_failed_fsync_is_reported_once_and_nothing_after_it() {
+    let disk = MemoryDisk::default();
+    let (wal, events) = start(open_small(&disk));
+    wal.submit(write(1, 1));
+    assert_eq!(events.recv_timeout(PATIENCE), Ok(WalEvent::Persisted { token: Token(1) }));
+    disk.fail_syncs(true);
+    wal.submit(write(2, 1));
+    assert!(matches!(events.recv_timeout(PATIENCE), Ok(WalEvent::Failed { .. })));
+    disk.fail_syncs(false);
+    wal.submit(write(3, 1));
+    wal.stop();
+    assert_eq!(events.iter().count(), 0);
+}
+
+#[test]
+#[ignore = "a measurement: run it in release"]
+fn a_million_small_entries_are_recovered_in_about_a_second() {
+    let dir = tempfile::tempdir().expect("folder");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let mut opened = open(dir.path(), disk.clone(), &Limits::default()).expect("opens");
+    opened.vote.save(Term(1), None).expect("saved");
+    for first in (1..1_000_000).step_by(50) {
+        append(&mut opened.log, first, 1, &[&[7_u8; 100][..]; 50]).expect("written");
+    }
+    opened.log.sync().expect("synced");
+    drop(opened);
+    let begun = std::time::Instant::now();
+    let opened = open(dir.path(), disk, &Limits::default()).expect("opens");
+    eprintln!("recovered {} entries in {:?}", opened.heads.len(), begun.elapsed());
+    assert_eq!(opened.heads.len(), 1_000_000);
+}
+
+/// What the log may look like: entries by index, as far as they matter.
+type Model = std::collections::BTreeMap<u64, (u64, Vec<u8>)>;
+
+/// Writes at random, loses power at random, and looks whether what is found is one of the states that may be.
+fn random_life(seed: u64) {
+    let mut dice = Dice::new(seed);
+    let disk = MemoryDisk::default();
+    // The last state is the newest; the first was durable for certain.
+    let mut states: Vec<Model> = vec![Model::new()];
+    let (mut cut, mut term, mut voted) = (0, 1, 0);
+    let mut id = None;
+    for _life in 0..6 {
+        if dice.below(3) == 0 {
+            // The power goes again while the last loss is recovered from.
+            disk.fail_after(dice.below(14));
+            drop(open(Path::new(DIR), Arc::new(disk.clone()), &limits(2 * FIRST_BATCH)));
+            disk.lose_power(&mut dice);
+        }
+        let mut opened = open_small(&disk);
+        assert_eq!(opened.renewed, None, "seed {seed}");
+        assert_eq!(*id.get_or_insert(opened.meta.id()), opened.meta.id(), "seed {seed}");
+        assert!(opened.term.0 >= voted, "seed {seed}: the vote of term {voted} is forgotten");
+        assert!(opened.start.index.0 <= cut, "seed {seed}");
+        assert!(opened.commit <= opened.log.last().index, "seed {seed}");
+        let found: Model = entries(&opened.log).into_iter().map(|(i, t, p)| (i, (t, p))).collect();
+        assert_eq!(found.len(), opened.heads.len());
+        let start = opened.start.index.0;
+        let fits = |state: &Model| state.range(start + 1..).eq(found.iter());
+        assert!(states.iter().any(fits), "seed {seed}: found {:?}, none of {} states", found.keys(), states.len());
+        states = vec![found];
+        term = term.max(opened.term.0) + 1;
+        if opened.vote.save(Term(term), None).is_err() {
+            panic!("no failure was asked for yet");
+        }
+        voted = term;
+        disk.fail_after(10 + dice.below(60));
+        let mut pending: Option<Preparation> = None;
+        while !disk.has_failed() {
+            let now = states.last().cloned().unwrap_or_default();
+            let (start, last) = (opened.log.start().index.0, opened.log.last().index.0);
+            let done = match dice.below(16) {
+                12.. => {
+                    pending = pending.or_else(|| opened.log.preparation());
+                    match pending.as_mut().map(Preparation::step) {
+                        None | Some(Ok(false)) => Ok(()),
+                        Some(result) => match pending.take() {
+                            Some(preparation) => opened.log.prepared(preparation, result.map(|_| ())),
+                            None => Ok(()),
+                        },
+                    }
+                }
+                0..=5 => {
+                    // What was cut was committed, and is not overwritten.
+                    let floor = cut.max(start).min(last);
+                    let back = if dice.below(4) == 0 { dice.below(last - floor + 1) } else { 0 };
+                    let first = last + 1 - back;
+                    let payloads: Vec<Vec<u8>> =
+                        (0..=dice.below(3)).map(|_| vec![dice.below(256) as u8; dice.below(900) as usize]).collect();
+                    let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+                    let mut next = now;
+                    next.split_off(&first);
+                    next.extend((first..).zip(payloads.iter().map(|p| (term, p.clone()))));
+                    states.push(next);
+                    append(&mut opened.log, first, term, &slices)
+                }
+                6..=8 => {
+                    let done = opened.log.sync();
+                    if done.is_ok() {
+                        states = vec![now];
+                    }
+                    done
+                }
+                9 => {
+                    cut = cut.max(dice.below(last + 1));
+                    opened.log.cut(Index(cut))
+                }
+                10 if dice.below(4) == 0 => {
+                    let position = last + 5;
+                    cut = cut.max(position);
+                    // The snapshot stands for everything before.
+                    states.push(Model::new());
+                    let done = opened.log.reset(Position::new(position, term));
+                    if done.is_ok() {
+                        states = vec![Model::new()];
+                    }
+                    done
+                }
+                _ => {
+                    let done = opened.vote.save(Term(term + 1), None);
+                    term += 1;
+                    if done.is_ok() {
+                        voted = term;
+                    }
+                    done.map_err(|_| LogError::Failed)
+                }
+            };
+            if done.is_err() {
+                break;
+            }
+        }
+        drop(pending);
+        drop(opened);
+        disk.lose_power(&mut dice);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_what_was_synced_is_there_and_nothing_that_was_never_written(seed: u64) {
+        random_life(seed);
+    }
+}

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use quorum::{Index, NodeId, Position, Term, Token};
 
 use super::log::{Batch, Log, LogError};
 use super::map::LogReader;
+use super::prepare::Helper;
 use super::vote::VoteFile;
 use crate::metrics::Metrics;
 
@@ -96,9 +98,23 @@ impl Wal {
     /// # Panics
     /// When the system gives no thread.
     pub fn start(log: Log, vote: VoteFile, metrics: Arc<Metrics>, notify: impl Fn(WalEvent) + Send + 'static) -> Wal {
+        // Without it the log makes its segments itself, at the moment it needs them.
+        let helper = Helper::start()
+            .inspect_err(|error| tracing::warn!(%error, "no thread to prepare segments of the log"))
+            .ok();
+        Wal::start_with(log, vote, metrics, helper, notify)
+    }
+
+    pub(super) fn start_with(
+        log: Log,
+        vote: VoteFile,
+        metrics: Arc<Metrics>,
+        helper: Option<Helper>,
+        notify: impl Fn(WalEvent) + Send + 'static,
+    ) -> Wal {
         let reader = log.reader();
         let (jobs, received) = channel();
-        let writer = Writer { log, vote, metrics, staged: None, done: None, cut: None, bytes: 0 };
+        let writer = Writer { log, vote, metrics, helper, staged: None, done: None, cut: None, bytes: 0 };
         let thread = std::thread::Builder::new()
             .name("wal".to_owned())
             .spawn(move || writer.run(&received, notify))
@@ -152,6 +168,8 @@ struct Writer {
     log: Log,
     vote: VoteFile,
     metrics: Arc<Metrics>,
+    /// Prepares the next segment.
+    helper: Option<Helper>,
     staged: Option<Staged>,
     /// The highest token of this turn.
     done: Option<Token>,
@@ -195,20 +213,35 @@ impl Writer {
             }
         }
         self.write_staged()?;
-        if self.log.is_dirty() {
-            let timer = self.metrics.fsync_seconds.start_timer();
-            self.log.sync()?;
-            timer.observe_duration();
-        }
+        let begun = self.log.is_dirty().then(Instant::now);
+        self.log.sync()?;
+        let spent = begun.map(|at| at.elapsed());
         if let Some(token) = self.done.take() {
             notify(WalEvent::Persisted { token });
         }
+        // Everything below is done while the report is on its way.
+        if let Some(spent) = spent {
+            self.metrics.fsync_seconds.observe(spent.as_secs_f64());
+        }
+        self.prepare()?;
         if let Some(upto) = self.cut.take() {
             self.log.cut(upto)?;
         }
         self.bytes = 0;
         self.metrics.wal_bytes.set(i64::try_from(self.log.bytes()).unwrap_or(i64::MAX));
         Ok(more)
+    }
+
+    /// Hands over what makes the next segment ready, and takes back what is done.
+    fn prepare(&mut self) -> Result<(), LogError> {
+        let Some(helper) = &self.helper else { return Ok(()) };
+        if let Some((preparation, result)) = helper.done() {
+            self.log.prepared(preparation, result)?;
+        }
+        if let Some(preparation) = self.log.preparation() {
+            helper.submit(preparation);
+        }
+        Ok(())
     }
 
     fn take(&mut self, job: Job) -> Result<(), LogError> {

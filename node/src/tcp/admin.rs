@@ -180,7 +180,7 @@ impl Session {
             takes(4, "client|setinfo")?;
             self.ok();
         } else if is("NO-EVICT") || is("NO-TOUCH") {
-            takes(3, "client|no-evict")?;
+            takes(3, if is("NO-EVICT") { "client|no-evict" } else { "client|no-touch" })?;
             self.ok();
         } else if is("INFO") || is("LIST") {
             // Only its own line: what other connections do is nobody's business but the operator's.

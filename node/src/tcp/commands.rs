@@ -241,7 +241,7 @@ impl Session {
                 Ok((command, Shape::Count, Route::Delete))
             }
             Verb::Mset => {
-                if request.len() % 2 == 0 {
+                if request.len().is_multiple_of(2) {
                     return Err(wrong_arity(spec.name));
                 }
                 self.bound_keys(request.len() / 2)?;
@@ -298,10 +298,10 @@ impl Session {
             Verb::DbSize | Verb::Keys | Verb::Scan => Route::Scan,
             _ => Route::Get,
         };
-        if matches!(verb, Verb::Mget | Verb::Exists) {
-            if let Err(text) = self.bound_keys(request.len() - 1) {
-                return self.fail(&text).await;
-            }
+        if matches!(verb, Verb::Mget | Verb::Exists)
+            && let Err(text) = self.bound_keys(request.len() - 1)
+        {
+            return self.fail(&text).await;
         }
         match self.fresh(true).await {
             Ok(()) => {

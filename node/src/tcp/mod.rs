@@ -7,6 +7,8 @@
 //! `commands` and `admin` are what Redis clients may ask, `keys` walks over the keys, `meters` holds the metrics.
 
 mod admin;
+#[doc(hidden)]
+pub mod bench;
 mod commands;
 mod detect;
 mod keys;
@@ -30,7 +32,7 @@ use tracing::{debug, warn};
 use crate::handle::Handle;
 use keys::Cursors;
 use meters::Meters;
-use session::Session;
+use session::{STALL_MAX, Session};
 
 /// How long sessions may take, once the node stops, to answer what they took. Long enough for a write that is under way on a healthy
 /// cluster, short enough that stopping stays a matter of seconds.
@@ -61,13 +63,15 @@ pub(super) struct Face {
     meters: Meters,
     cursors: Mutex<Cursors>,
     caps: resp::Caps,
+    /// How long a peer may stall within a command or in taking its answers.
+    stall: Duration,
     started: Instant,
     last_client: AtomicU64,
     open: AtomicUsize,
 }
 
 impl Face {
-    fn new(handle: Handle) -> Face {
+    fn new(handle: Handle, stall: Duration) -> Face {
         let limits = &handle.options().limits;
         let caps = resp::Caps {
             arguments: limits.batch_keys.saturating_mul(2).saturating_add(OPTIONS_MAX),
@@ -82,6 +86,7 @@ impl Face {
             meters: Meters::new(handle.metrics()),
             cursors: Mutex::default(),
             caps,
+            stall,
             started: Instant::now(),
             last_client: AtomicU64::new(0),
             open: AtomicUsize::new(0),
@@ -111,9 +116,13 @@ impl Drop for Counted {
 /// Serves the port until the node is asked to stop; then stops accepting, lets every session answer what it took, for a bounded time,
 /// and returns when the last one has ended.
 pub async fn serve(listener: TcpListener, handle: Handle) {
+    serve_until_stopped(listener, handle, STALL_MAX).await;
+}
+
+async fn serve_until_stopped(listener: TcpListener, handle: Handle, stall: Duration) {
     let mut stop = handle.stopping();
     let limit = handle.options().limits.tcp_connections;
-    let face = Arc::new(Face::new(handle));
+    let face = Arc::new(Face::new(handle, stall));
     let mut sessions: JoinSet<()> = JoinSet::new();
     loop {
         tokio::select! {

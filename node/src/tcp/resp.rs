@@ -319,9 +319,7 @@ mod tests {
     /// What the other implementation makes of `input`, as long as it sees requests in the exact form we write.
     fn reference(mut input: &[u8]) -> (Vec<Vec<Vec<u8>>>, usize) {
         let (mut commands, mut consumed) = (vec![], 0);
-        while let Ok(Some((frame, length))) =
-            decode(&bytes::Bytes::copy_from_slice(input)).map(|f| f.map(|(frame, n)| (frame, n)))
-        {
+        while let Ok(Some((frame, length))) = decode(&bytes::Bytes::copy_from_slice(input)) {
             let Some(command) = as_command(&frame) else { break };
             if encode(&command) != input[..length] {
                 break;

@@ -33,7 +33,7 @@ use crate::kv::{Command, Condition, Outcome, Value};
 const PENDING_MAX: usize = 1024;
 
 /// A peer that neither completes its command nor takes its answers for this long is given up.
-const STALL_MAX: Duration = Duration::from_secs(60);
+pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
@@ -186,7 +186,7 @@ impl Session {
                 }
             };
             let ready = if partial {
-                tokio::time::timeout(STALL_MAX, ready).await.map_err(|_| io::ErrorKind::TimedOut)?
+                tokio::time::timeout(self.face.stall, ready).await.map_err(|_| io::ErrorKind::TimedOut)?
             } else {
                 ready.await
             };
@@ -470,7 +470,7 @@ impl Session {
     async fn flush(&mut self) -> io::Result<()> {
         let mut rest = &self.out[..];
         while !rest.is_empty() {
-            let sent = tokio::time::timeout(STALL_MAX, self.stream.write(rest))
+            let sent = tokio::time::timeout(self.face.stall, self.stream.write(rest))
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
             if sent == 0 {

@@ -53,7 +53,7 @@ impl Replica {
     }
 
     fn assert_may_campaign(&self) {
-        assert!(self.is_voter() && !self.removed, "only voters campaign");
+        assert!(self.may_campaign(), "only voters campaign");
         assert!(self.as_leader().is_none(), "a leader has nothing to campaign for");
     }
 
@@ -85,7 +85,12 @@ impl Replica {
     pub(super) fn maybe_win(&mut self) {
         let RoleState::Candidate(candidate) = &self.role else { return };
         let Some(config) = self.log.config() else { return };
-        let own_counts = candidate.pre_vote || self.promises.is_done(self.promises.latest_vote());
+        let own_counts = if candidate.pre_vote {
+            // It stands by its leader like any other voter, or a lease that counts on it would not hold. Alone there is nobody to stand by.
+            !self.stands_by_a_leader() || self.elects_itself()
+        } else {
+            self.promises.is_done(self.promises.latest_vote())
+        };
         let elected = config.elects(|id| if id == self.id { own_counts } else { candidate.granted.contains(&id) });
         if !elected {
             return;

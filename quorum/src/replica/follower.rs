@@ -10,7 +10,7 @@ impl Replica {
     /// Whether this node stands by a leader: it heard from one within the shortest election timeout, or cannot rule that out because it has
     /// just started. Such a node refuses (pre-)votes, which is what makes a leader's lease hold and keeps a node that was cut off from
     /// disturbing the rest.
-    fn stands_by_a_leader(&self) -> bool {
+    pub(super) fn stands_by_a_leader(&self) -> bool {
         let recent = |t| self.now.since(t) < self.settings.election_min;
         self.as_leader().is_some() || recent(self.started) || self.heard_from_leader.is_some_and(recent)
     }
@@ -61,6 +61,10 @@ impl Replica {
     /// Notes that `from` leads the current term.
     fn follow(&mut self, from: NodeId) {
         assert_ne!(self.leader, Some(self.id), "term {} has two leaders: this node and {from}", self.term);
+        if self.is_blank() {
+            // It belongs to no cluster yet, and two founders may court it in the same term: it goes with the first whose configuration it stores.
+            self.leader = None;
+        }
         self.become_follower(self.term, Some(from));
         self.heard_from_leader = Some(self.now);
     }
@@ -102,7 +106,7 @@ impl Replica {
     }
 
     pub(super) fn handle_transfer_now(&mut self, from: NodeId, by_hand: bool) {
-        if self.leader == Some(from) && self.is_voter() && !self.removed && !matches!(self.role, RoleState::Leader(_)) {
+        if self.leader == Some(from) && self.may_campaign() && !matches!(self.role, RoleState::Leader(_)) {
             self.become_candidate(true, by_hand);
         }
     }
@@ -115,8 +119,10 @@ impl Replica {
             self.become_follower(term, None);
         }
         self.follow(from);
-        if last.index <= self.commit {
-            // It came too late to be of use, but it proves agreement up to there.
+        if last.index <= self.commit || self.log.term_at(last.index) == Some(last.term) {
+            // It came too late to be of use, but it proves agreement up to there. Installing it would drop the entries behind it, and those may
+            // be acknowledged already.
+            self.commit_to(last.index);
             self.send_after(self.promises.latest(), from, Body::Appended { durable: last.index });
             return;
         }
@@ -124,6 +130,7 @@ impl Replica {
         self.promises.truncate(Index(1));
         self.log.reset(last, crate::config::SharedConfig::new(config));
         self.commit = last.index;
+        self.note_membership();
         let token = self.promises.issue_write(self.now, last.index);
         self.effects.push(Effect::InstallSnapshot { token, last });
         self.maybe_reconfigured(before);

@@ -10,7 +10,7 @@ use crate::message::{Body, Head, Kind, Message};
 use crate::progress::{Pace, Progress};
 use crate::quorum::Quorum;
 use crate::read::Reads;
-use crate::types::{Index, NodeId, Position, Term, Time};
+use crate::types::{Index, NodeId, Position, Time};
 
 use super::transfer::Transfer;
 
@@ -73,14 +73,15 @@ impl Replica {
         self.reign(by_hand, Kind::Empty);
     }
 
-    /// Founds a cluster. Its first term needs no election: it is this node's, since the cluster's id is.
+    /// Founds a cluster. Its first term needs no election: it is this node's, since the cluster's id is, drawn anew by the host for each attempt.
+    /// A node that stopped before its first configuration was durable, but not its term, may so try again.
     pub(super) fn on_form(&mut self, config: Config) {
-        if !self.is_blank() || self.term != Term(0) {
+        if !self.is_blank() {
             self.effects.push(Effect::Refuse(Refusal::NotBlank));
             return;
         }
         assert!(config.voters.iter().any(|m| m.id == self.id), "the node that forms a cluster is one of its voters");
-        self.enter_term(Term(1), Some(self.id));
+        self.enter_term(self.term.next(), Some(self.id));
         self.reign(false, Kind::Config(Arc::new(config)));
     }
 
@@ -98,7 +99,8 @@ impl Replica {
     /// Brings the pipelines in line with the configuration in force.
     fn sync_peers(&mut self) {
         let Some(config) = self.log.config().cloned() else { return };
-        let (id, next) = (self.id, self.log.last().index.next());
+        // Everyone is taken to hold all but the entry just written, until it says otherwise.
+        let (id, next) = (self.id, self.log.last().index);
         let farewell = self.now.after(FAREWELL_TIMEOUTS * self.settings.election_max);
         let Some(leader) = self.leader_mut() else { return };
         for member in config.members().filter(|m| m.id != id) {
@@ -143,7 +145,7 @@ impl Replica {
     }
 
     /// Whether a node was heard from within an election timeout. A new leader gives everyone that long to answer for the first time.
-    fn in_contact(&self, leader: &Leader, id: NodeId) -> bool {
+    pub(super) fn in_contact(&self, leader: &Leader, id: NodeId) -> bool {
         let since = |t| self.now.since(t) < self.settings.election_max;
         id == self.id || leader.peers.get(&id).is_some_and(|p| since(p.heard.unwrap_or(leader.elected_at)))
     }
@@ -193,9 +195,11 @@ impl Replica {
     pub(super) fn on_snapshot_sent(&mut self, to: NodeId, last: Option<Index>) {
         let Some(progress) = self.leader_mut().and_then(|l| l.peers.get_mut(&to)) else { return };
         if progress.pace == Pace::Snapshot {
-            let next = last.map_or(progress.next, Index::next);
-            progress.probe_from(next);
-            self.replicate(to);
+            progress.probe_from(last.map_or(progress.next, Index::next));
+            // After a failure the next answered heartbeat starts over: at once would be a busy loop with a peer that is away.
+            if last.is_some() {
+                self.replicate(to);
+            }
         }
     }
 
@@ -246,8 +250,12 @@ impl Replica {
         let Some(progress) = self.heard(from) else { return };
         progress.answered = progress.answered.max(round);
         let lost = progress.in_flight.front().is_some_and(|(_, sent)| now.since(*sent) >= retry_after);
-        if lost && progress.pace != Pace::Snapshot {
-            progress.probe_from(progress.durable.next());
+        match progress.pace {
+            Pace::Stream if lost => progress.probe_from(progress.durable.next()),
+            // The same question again: of a member not heard of in this reign nothing is known yet, and starting at the log's beginning would cost
+            // it a snapshot.
+            Pace::Probe if lost => progress.in_flight.clear(),
+            _ => {}
         }
         self.confirm_reads();
         self.replicate(from);
@@ -341,17 +349,28 @@ impl Replica {
         if change.base_version != config.version {
             return Err(Refusal::VersionMismatch(config.version));
         }
-        Quorum::new(change.voters.len(), change.write_quorum)?;
+        Quorum::new(change.voters_count(), change.write_quorum)?;
         let is_voter_to_be = |id| change.voters.iter().any(|m| m.id == id);
         if let Some(preferred) = change.preferred.filter(|id| !is_voter_to_be(*id)) {
             return Err(Refusal::NoSuchVoter(preferred));
         }
         for voter in change.voters.iter().filter(|m| !config.is_voter(m.id)) {
-            if !self.is_caught_up(leader, voter.id) {
+            // A node that was just removed may look caught up too, but has set its data aside.
+            if !config.is_learner(voter.id) || !self.is_caught_up(leader, voter.id) {
                 return Err(Refusal::NotCaughtUp(voter.id));
             }
         }
+        self.still_elects(leader, change)?;
         Ok(config.clone())
+    }
+
+    /// Refuses numbers by which no successor could be elected from the nodes in contact now: if this leader failed next, and a disk is among what
+    /// is missing, nobody could ever undo the change.
+    fn still_elects(&self, leader: &Leader, change: &Change) -> Result<(), Refusal> {
+        let next = self.log.config().ok_or(Refusal::NotLeader)?.changed(change.clone());
+        let live = next.voters.iter().filter(|m| self.in_contact(leader, m.id)).count();
+        let needed = next.quorum().election();
+        if next.is_joint() && live < needed { Err(Refusal::NoQuorum { live, needed }) } else { Ok(()) }
     }
 
     /// Whether a member is so close behind that making it a voter would not hold anything up.
@@ -448,6 +467,10 @@ impl Replica {
             self.effects.push(Effect::ReadReady { id, index });
             return;
         }
+        if !leader.reads.has_room() {
+            self.effects.push(Effect::ReadRefused { id, why: Refusal::NotLeader });
+            return;
+        }
         let (round, confirmed) = (leader.round, self.confirmed_round());
         // While a round that a read waits for is under way, later reads wait for the one after it.
         let under_way = leader.reads.wants_round().is_some_and(|wanted| wanted > confirmed);
@@ -466,6 +489,9 @@ impl Replica {
     }
 
     fn confirm_reads(&mut self) {
+        if self.as_leader().is_none_or(|l| l.reads.is_empty()) {
+            return;
+        }
         let (confirmed, commit) = (self.confirmed_round(), self.commit);
         let Some(leader) = self.leader_mut() else { return };
         let ready = leader.reads.ready(confirmed, commit);

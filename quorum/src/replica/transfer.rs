@@ -25,9 +25,23 @@ impl Replica {
         }
         let heir = to.or_else(|| self.most_caught_up()).filter(|id| self.may_lead(*id));
         match heir {
-            Some(heir) => self.begin_transfer(heir, by_hand),
             None => self.effects.push(Effect::Refuse(Refusal::NoSuchVoter(to.unwrap_or(self.id)))),
+            Some(heir) => match self.electors_missing() {
+                Some(refusal) => self.effects.push(Effect::Refuse(refusal)),
+                None => self.begin_transfer(heir, by_hand),
+            },
         }
+    }
+
+    /// Why no heir could be elected now: with fewer than E voters in contact, handing over would only end this reign. That matters most where W is
+    /// small and E is all of them.
+    fn electors_missing(&self) -> Option<Refusal> {
+        let (leader, config) = (self.as_leader()?, self.log.config()?);
+        config.halves().find_map(|(voters, quorum)| {
+            let live = voters.iter().filter(|m| self.in_contact(leader, m.id)).count();
+            let needed = quorum.election();
+            (live < needed).then_some(Refusal::NoQuorum { live, needed })
+        })
     }
 
     fn may_lead(&self, id: NodeId) -> bool {
@@ -85,6 +99,6 @@ impl Replica {
         let (leader, config) = (self.as_leader()?, self.log.config()?);
         let preferred = config.preferred.filter(|id| self.may_lead(*id))?;
         let settled = !config.is_joint() && config.formed && self.commit >= leader.first_own;
-        (settled && self.is_caught_up(leader, preferred)).then_some(preferred)
+        (settled && self.is_caught_up(leader, preferred) && self.electors_missing().is_none()).then_some(preferred)
     }
 }

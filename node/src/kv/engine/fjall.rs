@@ -215,9 +215,10 @@ impl FjallHome {
         let home = FjallHome { dir: dir.to_owned(), cache_bytes };
         let folders = home.folders()?;
         let name = match home.pointer()? {
-            Some((name, creating)) => {
-                home.remove_but(&folders, (!creating).then_some(&name))?;
-                if creating { home.create_first()? } else { name }
+            Some((name, false)) => name,
+            Some((_, true)) => {
+                home.remove_but(&folders, None)?;
+                home.create_first()?
             }
             None if folders.is_empty() => home.create_first()?,
             // Never guess, and never delete what may be the only copy.
@@ -230,6 +231,12 @@ impl FjallHome {
             return Err(EngineError::Damaged(format!("the engine {} is missing", dir.join(&name).display())));
         }
         let engine = FjallEngine::open(dir, &name, cache_bytes)?;
+        // fjall makes a new database of a folder that lost its files; one of ours has a position from its first moment.
+        if engine.meta()?.is_none() {
+            return Err(EngineError::Damaged(format!("the engine {} has lost its content", dir.join(&name).display())));
+        }
+        // Only now that the pointer has proved right.
+        home.remove_but(&home.folders()?, Some(&name))?;
         Ok((home, engine))
     }
 
@@ -237,7 +244,10 @@ impl FjallHome {
     fn create_first(&self) -> Result<String, EngineError> {
         let name = format!("{FOLDER_PREFIX}{:08}", 1);
         self.point_to(&format!("{name}{CREATING}"))?;
-        FjallEngine::open(&self.dir, &name, self.cache_bytes)?.persist()?;
+        let engine = FjallEngine::open(&self.dir, &name, self.cache_bytes)?;
+        engine.commit(&mut std::iter::empty(), &Meta::default())?;
+        engine.persist()?;
+        drop(engine);
         self.point_to(&name)?;
         Ok(name)
     }

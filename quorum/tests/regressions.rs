@@ -1,0 +1,69 @@
+//! What was wrong once, message by message: too rare for the random runs to meet every time.
+#![allow(clippy::expect_used)]
+
+use std::sync::Arc;
+
+use quorum::{
+    Body, Config, Effect, Head, Index, Input, Kind, Member, Message, NodeId, Position, Recovered, Replica, Settings,
+    Term, Time,
+};
+
+const LEADER: NodeId = NodeId(2);
+
+fn config() -> Config {
+    let text = String::new;
+    let member = |id| Member { id: NodeId(id), name: text(), peer: text(), http: text(), tcp: text() };
+    let config = Config::first((1..=3).map(member).collect(), 2, None).expect("legal");
+    Config { formed: true, ..config }
+}
+
+fn command(term: u64) -> Head {
+    Head { term: Term(term), kind: Kind::Command, bytes: 10 }
+}
+
+/// Node 1 in `term` with the configuration and `commands` more entries of term 1, of which one is known to be committed.
+fn follower(term: u64, commands: usize) -> Replica {
+    let mut heads = vec![Head { kind: Kind::Config(Arc::new(config())), ..command(1) }];
+    heads.extend((0..commands).map(|_| command(1)));
+    let recovered = Recovered { term: Term(term), heads, commit: Index(1), ..Recovered::default() };
+    Replica::new(NodeId(1), Settings::default(), recovered, Time(0))
+}
+
+fn step(replica: &mut Replica, input: Input) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    replica.step(Time(1), input, &mut effects);
+    effects
+}
+
+/// The follower had acknowledged entries behind the snapshot's end while it was on its way. Installing it dropped them.
+#[test]
+fn a_late_snapshot_leaves_the_acknowledged_entries_behind_it_in_place() {
+    let mut replica = follower(1, 9);
+    let last = Position::new(6, 1);
+    let snapshot = Input::SnapshotReceived { from: LEADER, term: Term(1), last, config: Box::new(config()) };
+    let effects = step(&mut replica, snapshot);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::InstallSnapshot { .. })), "{effects:?}");
+    assert_eq!((replica.last(), replica.commit(), replica.durable()), (Position::new(10, 1), Index(6), Index(10)));
+}
+
+/// Its end was taken for durable at once, so that the next empty append was acknowledged before the disk had anything.
+#[test]
+fn a_snapshot_is_not_durable_before_the_disk_says_so() {
+    let mut replica = follower(1, 0);
+    let last = Position::new(6, 1);
+    step(&mut replica, Input::SnapshotReceived { from: LEADER, term: Term(1), last, config: Box::new(config()) });
+    let append = Body::Append { prev: last, entries: Vec::new(), commit: Index(6) };
+    let message = Message { term: Term(1), body: append };
+    let effects = step(&mut replica, Input::Receive { from: LEADER, message });
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Send { .. })), "{effects:?}");
+}
+
+/// The answer named the old reign's round, and a node that leads again took it for a round of this reign: a read confirmed by nobody.
+#[test]
+fn an_answer_to_a_past_reign_confirms_no_round_of_the_present_one() {
+    let mut replica = follower(5, 0);
+    let message = Message { term: Term(3), body: Body::Heartbeat { round: 50, commit: Index(0) } };
+    let effects = step(&mut replica, Input::Receive { from: LEADER, message });
+    let answer = Message { term: Term(5), body: Body::HeartbeatReply { round: 0 } };
+    assert_eq!(effects, [Effect::Send { to: LEADER, message: answer }]);
+}
