@@ -354,7 +354,7 @@ As the simple systems did: write on the leader, read anywhere
   curl http://{any}/read/test
 With Redis clients, and by hand
   redis-cli -p {tcp} set user:1 Alice
-  (echo 'GET user:1'; sleep 1) | nc 127.0.0.1 {tcp}
+  (echo 'GET user:1'; echo QUIT) | nc 127.0.0.1 {tcp}
 Look around
   {program} status{url}
   {program} bench{url} --duration 5s

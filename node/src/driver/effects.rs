@@ -217,6 +217,9 @@ impl Driver {
     /// Applies what only the disk has: after a restart, or when a burst outran the cache. Returns the last index applied.
     fn apply_from_log(&mut self, from: Index, upto: Index) -> Index {
         const READ_BYTES: usize = 4 << 20;
+        // What is cached may still be on its way to the disk, and the log may hold there what it replaces: entries of an earlier term that
+        // were never committed. Those must not be applied.
+        let upto = self.tail.first().map_or(upto, |first| upto.min(first.prev()));
         let records = match self.log.read(from, upto, READ_BYTES) {
             Ok(records) if !records.is_empty() => records,
             Ok(_) => {
