@@ -35,7 +35,7 @@ pub use log::{Batch, Log, LogError};
 pub use map::{LogReader, ReadLogError};
 pub use meta::{Meta, MetaError};
 pub use record::{Record, RecordError, RecordKind};
-pub use recovery::{Aside, OpenError, Opened, open, set_aside};
+pub use recovery::{Aside, OpenError, Opened, open, set_aside, was_damaged};
 pub use vote::VoteFile;
 pub use wal::{Job, Wal, WalEvent};
 
