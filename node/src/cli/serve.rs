@@ -14,7 +14,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.check {
         return print(settings::show(&options));
     }
-    start_logging(&args.common, "info")?;
+    // The engine narrates its housekeeping; what it warns of is still shown.
+    start_logging(&args.common, "info,fjall=warn,lsm_tree=warn")?;
     for line in settings::retired(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("{line}");
     }
