@@ -78,6 +78,12 @@ pub enum Ended {
     /// Its disk failed, or another fatal reason.
     #[error("{0}")]
     Failed(String),
+    /// Its disk has lost entries that it had confirmed to hold. Started again it is a new node.
+    #[error("the disk has lost entries up to {confirmed} that this node had confirmed; it becomes a new node")]
+    Forgot {
+        /// The entry it had confirmed, at least.
+        confirmed: u64,
+    },
     /// A committed configuration does without it.
     #[error(
         "configuration {version} of its cluster does without this node; its data was set aside, started again it is a new node"
@@ -146,19 +152,27 @@ impl Node {
         if tokio::time::timeout(FACES_END, all).await.is_err() {
             tracing::warn!("some connections did not end in time and were dropped");
         }
-        let removed = matches!(ended, Ended::Removed { .. });
+        let why = ended.clone();
         let dir = self.handle.options().data_dir.clone();
         // The engine closes with the last handle, and waits for its threads: not on a task, and before anyone is told that the node has stopped.
         let closing = tokio::task::spawn_blocking(move || {
             drop(self);
-            if removed {
-                Node::set_aside(&dir);
+            match why {
+                Ended::Removed { .. } => Node::set_aside(&dir),
+                Ended::Forgot { .. } => Node::renounce(&dir),
+                Ended::Asked | Ended::Failed(_) => {}
             }
         });
         if closing.await.is_err() {
             tracing::error!("closing the storage engine failed");
         }
         ended
+    }
+
+    fn renounce(dir: &Path) {
+        if let Err(error) = storage::renounce(&RealDisk, dir) {
+            tracing::error!(%error, "the node's identity could not be given up: set its data aside by hand before it is started again");
+        }
     }
 
     fn set_aside(dir: &Path) {

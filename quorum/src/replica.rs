@@ -318,7 +318,7 @@ impl Replica {
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
         let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
         if self.may_campaign() && (automatic || alone) {
-            self.become_pre_candidate();
+            self.become_pre_candidate(false);
             return;
         }
         self.leader = None;
@@ -330,7 +330,7 @@ impl Replica {
 
     fn on_campaign(&mut self) {
         if self.may_campaign() && self.as_leader().is_none() {
-            self.become_pre_candidate();
+            self.become_pre_candidate(true);
         } else {
             self.effects.push(Effect::Refuse(Refusal::NoSuchVoter(self.id)));
         }

@@ -31,6 +31,7 @@ impl Driver {
             Effect::Became { role, term, leader } => self.on_became(role, term, leader),
             Effect::Reconfigured { config } => self.take_members(&config),
             Effect::SetAside => self.set_aside(),
+            Effect::Forgot { confirmed } => self.end(Ended::Forgot { confirmed: confirmed.0 }),
         }
     }
 

@@ -201,7 +201,7 @@ impl Driver {
         if let Some(other) = config.members().find(|m| m.name == member.name && self.is_live(m.id)) {
             return (false, format!("another node named {} is alive at {}", other.name, other.peer));
         }
-        let mut change = unchanged(config);
+        let mut change = config.unchanged();
         // An earlier newcomer of this name that is gone makes room for this one.
         change.learners.retain(|m| m.name != member.name);
         if change.learners.len() >= LEARNERS_MAX {
@@ -241,7 +241,7 @@ impl Driver {
             if self.is_live(old.id) {
                 continue;
             }
-            let mut change = unchanged(&config);
+            let mut change = config.unchanged();
             change.voters.retain(|v| v.id != old.id);
             change.voters.push(learner.clone());
             change.learners.retain(|l| l.id != learner.id);
@@ -318,20 +318,8 @@ fn reject(reply: oneshot::Sender<Result<(), ChangeError>>, error: ChangeError) {
     drop(reply.send(Err(error)));
 }
 
-/// The change that changes nothing, to start from.
-pub(crate) fn unchanged(config: &Config) -> Change {
-    Change {
-        base_version: config.version,
-        voters: config.voters.clone(),
-        learners: config.learners.clone(),
-        write_quorum: config.write_quorum,
-        preferred: config.preferred,
-        failover: config.failover,
-    }
-}
-
 fn readdressed(config: &Config, member: &Member) -> Change {
-    let mut change = unchanged(config);
+    let mut change = config.unchanged();
     for known in change.voters.iter_mut().chain(&mut change.learners).filter(|m| m.id == member.id) {
         known.clone_from(member);
     }
