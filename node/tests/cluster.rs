@@ -1,4 +1,5 @@
 //! Whole nodes in one process: forming, writing, changing and stopping, as the parts do it together.
+#![allow(clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
