@@ -249,6 +249,12 @@ impl Replica {
         self.log.config().is_none()
     }
 
+    /// Since when this node's disk owes the oldest thing it was asked to make durable.
+    #[must_use]
+    pub fn disk_owes_since(&self) -> Option<Time> {
+        self.promises.oldest()
+    }
+
     /// The highest index acknowledged in this reign; zero unless leading.
     #[must_use]
     pub fn acknowledged(&self) -> Index {

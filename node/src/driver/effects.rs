@@ -191,6 +191,9 @@ impl Driver {
             self.waiters.abandon("leadership was lost");
             self.refuse_barriers(&ReadError::NoLeader);
             self.round_trips.forget();
+            if self.elected.is_some() {
+                self.say_why_leadership_ended(term);
+            }
         }
         self.elected = (role == Role::Leader).then(|| self.elected.unwrap_or(self.now));
         if leader.is_some() {
@@ -203,6 +206,20 @@ impl Driver {
         self.settle_config_wishes();
         self.settle_leadership_wishes();
         self.publish();
+    }
+
+    /// An operator who sees a leader go wants to know whether to look at its disk, at the network, or at nothing.
+    fn say_why_leadership_ended(&self, term: Term) {
+        let limit = self.shared.options.election.1;
+        let owed = self.replica.disk_owes_since().map(|since| self.time().since(since));
+        match owed.map(std::time::Duration::from_micros) {
+            Some(owed) if owed >= limit => {
+                tracing::warn!(%term, ?owed, "leadership ended: this node's own disk does not answer");
+            }
+            _ => {
+                tracing::info!(%term, "leadership ended: handed over, taken by a later term, or too few voters answered")
+            }
+        }
     }
 
     pub(super) fn take_members(&mut self, config: &SharedConfig) {
