@@ -74,6 +74,12 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 /// How long it then waits for work on the engine that it began, so that whoever starts it again finds the folder free.
 const WORK_END: Duration = Duration::from_secs(10);
 
+/// Reads that share a round of confirmation.
+struct Barriers {
+    asked: Instant,
+    waiting: Vec<oneshot::Sender<Result<Index, ReadError>>>,
+}
+
 /// What comes back from work done elsewhere on the driver's behalf.
 pub(crate) enum Done {
     /// Streaming a snapshot to a peer ended.
@@ -155,7 +161,7 @@ pub(crate) struct Driver {
     waiters: Waiters,
     queued_seconds: prometheus::Histogram,
     /// Reads that share a round, by the core's name for it.
-    barriers: HashMap<u64, Vec<oneshot::Sender<Result<Index, ReadError>>>>,
+    barriers: HashMap<u64, Barriers>,
     /// How many they are.
     barriers_waiting: usize,
     next_read: u64,
@@ -502,7 +508,7 @@ impl Driver {
             self.next_read += 1;
             let id = self.next_read;
             self.barriers_waiting += reads.len();
-            self.barriers.insert(id, reads);
+            self.barriers.insert(id, Barriers { asked: self.now, waiting: reads });
             self.step(Input::Read { id });
         }
     }

@@ -36,16 +36,25 @@ impl Driver {
     }
 
     fn answer_barrier(&mut self, id: u64, answer: Result<Index, ReadError>) {
-        let waiting = self.barriers.remove(&id).unwrap_or_default();
+        let waiting = self.barriers.remove(&id).map(|b| b.waiting).unwrap_or_default();
         self.barriers_waiting -= waiting.len();
         for reply in waiting {
             let _ = reply.send(answer.clone());
         }
     }
 
+    /// Answers the reads that could not be confirmed in time, so that their faces need no timer each.
+    pub(super) fn expire_barriers(&mut self) {
+        let (now, limit) = (self.now, self.shared.options.request_timeout);
+        let late: Vec<u64> = self.barriers.iter().filter(|(_, b)| now - b.asked >= limit).map(|(id, _)| *id).collect();
+        for id in late {
+            self.answer_barrier(id, Err(ReadError::Timeout));
+        }
+    }
+
     pub(super) fn refuse_barriers(&mut self, why: &ReadError) {
         self.barriers_waiting = 0;
-        for reply in std::mem::take(&mut self.barriers).into_values().flatten() {
+        for reply in std::mem::take(&mut self.barriers).into_values().flat_map(|b| b.waiting) {
             let _ = reply.send(Err(why.clone()));
         }
     }

@@ -55,6 +55,7 @@ impl Driver {
             self.maybe_readdress_itself();
             self.maybe_replace();
             self.expire_wishes();
+            self.expire_barriers();
             self.write_down_peers();
             self.publish_metrics();
         }
