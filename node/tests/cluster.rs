@@ -234,7 +234,14 @@ async fn what_only_a_leader_knows_is_measured_while_it_leads_and_gone_afterwards
     if cfg!(target_os = "linux") {
         assert!(has(at, "process_resident_memory_bytes"));
     }
-    nodes[at].handle().transfer(None).await.expect("transferred");
+    // On a machine under load an heir may be too slow once, and the leader goes on: asked again.
+    let mut moved = nodes[at].handle().transfer(None).await;
+    for _ in 0..3 {
+        if moved.is_ok() || !nodes[at].handle().leads() {
+            break;
+        }
+        moved = nodes[at].handle().transfer(None).await;
+    }
     until("the margins are gone", || !has(at, "quorate_write_margin") && !has(at, "quorate_follower_lag_entries"))
         .await;
     stop(nodes).await;
