@@ -40,7 +40,7 @@ unit: ## Unit, golden and property tests
 
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
-	cargo test -p quorate-tests
+	cargo test -p quorate-tests -- --test-threads=4
 
 check: ## Is everything here that is needed, and are the ports free?
 	./scripts/setup

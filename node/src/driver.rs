@@ -1,8 +1,11 @@
 //! The driver: the one owner of a [`Replica`], and the only one to step it.
 //!
 //! It is a loop of turns. A turn waits until anything happened, takes everything that is queued (bounded), steps the core with it, and carries
-//! out the effects: records to the WAL thread, messages to the network, committed commands to the store, answers to those who wait. Nothing here
-//! blocks on a disk or a peer. There are no locks: all state is the loop's own, and what others may see is published at the end of a turn.
+//! out the effects: records to the WAL thread, messages to the network, committed commands to the store, answers to those who wait. There are no
+//! locks: all state is the loop's own, and what others may see is published at the end of a turn.
+//!
+//! Nothing here waits for a peer, and nothing for a disk but two things that are small and bounded: once in a node's life the file with its identity
+//! is replaced before its first write ([`Meta::bind`]), and after a restart committed entries are read back a mebibyte at a time.
 //!
 //! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
 //!
@@ -23,7 +26,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorum::{Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time};
+use quorum::{
+    Body, Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time, Token,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::forward::Call;
@@ -32,9 +37,10 @@ use crate::kv::Imported;
 use crate::node::Ended;
 use crate::peer::{Network, PeerEvent};
 use crate::stage::Stage;
-use crate::storage::{LogReader, Meta, Wal, WalEvent, record};
+use crate::storage::{Job, LogReader, Meta, Wal, WalEvent, record};
 
 use membership::Membership;
+use publish::RoundTrips;
 use tail::Tail;
 use upkeep::Upkeep;
 use waiters::Waiters;
@@ -51,11 +57,28 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Most committed entries applied in one turn, so that a long backlog after a restart does not hold up heartbeats.
 const APPLY_PER_TURN: u64 = 4_096;
 
+/// And about the most bytes of them: what a disk reads in ten milliseconds, a tenth of a heartbeat, and a small part of the overlay's bound, which is
+/// looked at once a turn.
+const APPLY_BYTES_PER_TURN: usize = 1 << 20;
+
+/// Most reads that wait for the confirmation of leadership; one more is refused as overload. They wait an election timeout at most: by then the
+/// leader has been confirmed, or is none.
+const BARRIERS_MAX: usize = 65_536;
+
 /// Bytes of the log's end kept in memory for followers and for applying.
 const TAIL_BYTES: usize = 32 << 20;
 
-/// How long a leader that is going down waits for its heir.
+/// How long a node that is going down waits for the writes under way to be answered, and for its heir.
 const FAREWELL: Duration = Duration::from_millis(1_500);
+
+/// How long it then waits for work on the engine that it began, so that whoever starts it again finds the folder free.
+const WORK_END: Duration = Duration::from_secs(10);
+
+/// Reads that share a round of confirmation.
+struct Barriers {
+    asked: Instant,
+    waiting: Vec<oneshot::Sender<Result<Index, ReadError>>>,
+}
 
 /// What comes back from work done elsewhere on the driver's behalf.
 pub(crate) enum Done {
@@ -63,6 +86,8 @@ pub(crate) enum Done {
     SnapshotSent { to: NodeId, last: Option<Index> },
     /// The state is durable in the engine up to here.
     Persisted(Result<Position, String>),
+    /// The engine holds the snapshot that was to be installed.
+    Installed(Result<(), String>),
     /// Free bytes on the disk.
     Space { free: u64 },
 }
@@ -87,6 +112,24 @@ pub(crate) struct Parts {
     pub peers: mpsc::Receiver<PeerEvent<Imported>>,
     pub wal_events: mpsc::UnboundedReceiver<WalEvent>,
     pub calls: mpsc::UnboundedSender<Call>,
+}
+
+/// A snapshot that the engine is taking over. Until it has, nothing is applied, and nothing reaches the WAL: a log emptied before the engine holds
+/// what was in it would be a log with a hole after a crash.
+struct Installing {
+    token: Token,
+    last: Position,
+    /// What the core asked to be made durable since, in order. Few and small: the leader sends nothing more until it has its answer.
+    held: Vec<Job>,
+    /// The leader, which waits for that answer.
+    done: Option<oneshot::Sender<bool>>,
+}
+
+/// A node on its way out.
+struct Leaving {
+    since: Instant,
+    /// Whether an heir was asked for already.
+    asked: bool,
 }
 
 /// A change of configuration or leadership that someone waits for.
@@ -118,10 +161,15 @@ pub(crate) struct Driver {
     waiters: Waiters,
     queued_seconds: prometheus::Histogram,
     /// Reads that share a round, by the core's name for it.
-    barriers: HashMap<u64, Vec<oneshot::Sender<Result<Index, ReadError>>>>,
+    barriers: HashMap<u64, Barriers>,
+    /// How many they are.
+    barriers_waiting: usize,
     next_read: u64,
     wishes: Vec<(Instant, Wish)>,
     membership: Membership,
+    /// When this reign began.
+    elected: Option<Instant>,
+    round_trips: RoundTrips,
     upkeep: Upkeep,
     applied: Index,
     applied_tx: watch::Sender<Index>,
@@ -130,6 +178,7 @@ pub(crate) struct Driver {
     last_written: Index,
     /// A snapshot that was received and waits for the core's word.
     received: Option<Imported>,
+    installing: Option<Installing>,
     disk_full: bool,
     ready: bool,
     data_dir: PathBuf,
@@ -140,7 +189,7 @@ pub(crate) struct Driver {
     incoming: Vec<record::Record>,
     refused: Option<Refusal>,
     effects: Vec<Effect>,
-    leaving_since: Option<Instant>,
+    leaving: Option<Leaving>,
 }
 
 /// Runs the node's protocol until it is asked to stop or cannot go on.
@@ -169,7 +218,7 @@ struct Turn {
 }
 
 impl Queues {
-    /// Waits until anything happens or `tick` is due, then takes what is there without waiting again.
+    /// Waits until anything happens or `tick` is due, then takes what is there.
     async fn next(&mut self, turn: &mut Turn, tick: tokio::time::Instant) {
         tokio::select! {
             _ = self.asks.recv_many(&mut turn.asks, TURN_EVENTS) => {}
@@ -179,6 +228,11 @@ impl Queues {
             _ = self.stop.changed() => {}
             () = tokio::time::sleep_until(tick) => {}
         }
+        self.take(turn);
+    }
+
+    /// Takes what is there without waiting.
+    fn take(&mut self, turn: &mut Turn) {
         while let Ok(event) = self.wal.try_recv() {
             turn.wal.push(event);
         }
@@ -192,8 +246,28 @@ impl Queues {
         {
             turn.asks.push(ask);
         }
+        while let Ok(event) = self.done.try_recv() {
+            turn.done.push(event);
+        }
+    }
+
+    /// Takes no more from clients, and tells those who still wait in the queue that certainly nothing was done for them.
+    fn refuse_the_rest(&mut self) {
+        self.asks.close();
+        while let Ok(ask) = self.asks.try_recv() {
+            match ask {
+                Ask::Write(write) => drop(write.reply.send(Err(WriteError::Stopping))),
+                Ask::Barrier(reply) => drop(reply.send(Err(ReadError::Stopping))),
+                Ask::Change(_, reply) => drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned())))),
+                Ask::Transfer(_, reply) | Ask::Campaign(reply) => {
+                    drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned()))));
+                }
+            }
+        }
     }
 }
+
+const STOPPING: &str = "this node is stopping";
 
 impl Driver {
     fn new(
@@ -211,6 +285,8 @@ impl Driver {
             origin: now,
             now,
             membership: Membership::new(parts.may_form),
+            elected: None,
+            round_trips: RoundTrips::default(),
             upkeep: Upkeep::new(now),
             queued_seconds: metrics.stage(Stage::Queued),
             waiters: Waiters::new(&metrics),
@@ -226,12 +302,14 @@ impl Driver {
             calls: parts.calls,
             tail: Tail::new(TAIL_BYTES),
             barriers: HashMap::new(),
+            barriers_waiting: 0,
             next_read: 0,
             wishes: Vec::new(),
             applied_tx: parts.applied,
             acknowledged: Index(0),
             last_written,
             received: None,
+            installing: None,
             disk_full: false,
             ready: false,
             data_dir: parts.data_dir,
@@ -241,7 +319,7 @@ impl Driver {
             incoming: Vec::new(),
             refused: None,
             effects: Vec::new(),
-            leaving_since: None,
+            leaving: None,
         };
         (driver, queues)
     }
@@ -257,22 +335,28 @@ impl Driver {
             if !self.has_backlog() {
                 queues.next(&mut turn, tick).await;
             } else {
-                // More to apply: look at the queues without sleeping, so that neither starves the other.
-                queues.next(&mut turn, tokio::time::Instant::now()).await;
+                // More to apply: look at the queues without sleeping, so that neither starves the other, nor other tasks.
+                tokio::task::yield_now().await;
+                queues.take(&mut turn);
             }
             self.now = Instant::now();
             self.take(&mut turn);
-            if tokio::time::Instant::now() >= tick {
+            let ticks = tokio::time::Instant::now() >= tick;
+            if ticks {
                 self.on_tick();
                 tick = tokio::time::Instant::now() + TICK;
             }
             self.apply_committed();
             self.answer();
+            if ticks {
+                // Now, when all that is committed is applied: under load there is no other moment at which this node has caught up.
+                self.publish();
+            }
             if *queues.stop.borrow_and_update() {
                 self.leave();
             }
             if let Some(ended) = self.ended.take() {
-                return self.shut_down(ended).await;
+                return self.shut_down(ended, queues).await;
             }
         }
     }
@@ -319,7 +403,7 @@ impl Driver {
                 self.step(Input::Persisted { token });
                 let durable = self.replica.durable();
                 self.waiters.pass(Stage::Persisted, durable, self.now);
-                self.membership.note_persisted();
+                self.note_founded();
             }
             WalEvent::Failed { error } => self.end(Ended::Failed(format!(
                 "writing the log failed: {error}. The node stops, since what the disk holds is not certain any more; nothing was acknowledged \
@@ -333,6 +417,7 @@ impl Driver {
         match done {
             Done::SnapshotSent { to, last } => self.step(Input::SnapshotSent { to, last }),
             Done::Persisted(result) => self.on_state_persisted(result),
+            Done::Installed(result) => self.on_installed(result),
             Done::Space { free } => self.on_space(free),
         }
     }
@@ -340,34 +425,67 @@ impl Driver {
     fn on_peer_event(&mut self, event: PeerEvent<Imported>) {
         match event {
             PeerEvent::Message { from, cluster, message, records } => {
+                if !self.listens_to(cluster, &message.body) {
+                    return;
+                }
                 self.membership.heard_cluster(cluster);
+                self.note_round_trip(from, &message.body);
                 self.incoming = records;
                 self.step(Input::Receive { from, message });
             }
             PeerEvent::Unreachable { peer } => self.step(Input::Unreachable { peer }),
-            // The server of calls may have ended with the node; the caller then learns that there is no answer.
+            // Unbounded here, bounded where calls arrive: so many of each peer may be under way. The server of calls may have ended with the
+            // node; the caller then learns that there is no answer.
             PeerEvent::Call { body, reply, .. } => drop(self.calls.send((body, reply))),
             PeerEvent::Introduced { member, blank, reply } => {
                 let welcome = self.on_introduced(member, blank);
                 let _ = reply.send(welcome);
             }
             PeerEvent::Snapshot { from, term, cluster, imported, done } => {
-                self.membership.heard_cluster(cluster);
-                let _ = done.send(self.on_snapshot(from, term, imported));
+                let ours = cluster.is_some() && (self.cluster.is_none() || self.cluster == cluster);
+                // One at a time: the leader tries again.
+                if ours && self.installing.is_none() {
+                    self.membership.heard_cluster(cluster);
+                    self.on_snapshot(from, term, imported, done);
+                }
             }
         }
     }
 
-    fn on_snapshot(&mut self, from: NodeId, term: quorum::Term, imported: Imported) -> bool {
+    /// Whether a message is of this node's cluster. The network refuses the connections of others; but two founders may court a blank node, and what
+    /// the second sent can be in the queue already when the node binds to the first. A node of no cluster answers, and has nothing else to say.
+    fn listens_to(&self, cluster: Option<ClusterId>, body: &Body) -> bool {
+        let answers = matches!(
+            body,
+            Body::PreVoteReply { .. }
+                | Body::VoteReply { .. }
+                | Body::Appended { .. }
+                | Body::Rejected { .. }
+                | Body::HeartbeatReply { .. }
+        );
+        match (self.cluster, cluster) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (None, Some(_)) => true,
+            (Some(_), None) => answers,
+            (None, None) => false,
+        }
+    }
+
+    fn on_snapshot(&mut self, from: NodeId, term: quorum::Term, imported: Imported, done: oneshot::Sender<bool>) {
         let Some(config) = imported.config().map(Box::new) else {
             tracing::error!("a snapshot without a configuration was received and is not installed");
-            return false;
+            return;
         };
         let last = imported.position();
         self.received = Some(imported);
         self.step(Input::SnapshotReceived { from, term, last, config });
-        let installed = self.received.take().is_none();
-        installed || self.replica.commit() >= last.index
+        if let Some(installing) = &mut self.installing {
+            installing.done = Some(done);
+            return;
+        }
+        // Not wanted: it came too late to be of use, or from a leader of the past.
+        self.received = None;
+        let _ = done.send(self.replica.commit() >= last.index);
     }
 
     fn on_asks(&mut self, asks: &mut Vec<Ask>) {
@@ -376,6 +494,9 @@ impl Driver {
         for ask in asks.drain(..) {
             match ask {
                 Ask::Write(write) => writes.push(write),
+                Ask::Barrier(reply) if self.barriers_waiting + reads.len() >= BARRIERS_MAX => {
+                    drop(reply.send(Err(ReadError::Overloaded)));
+                }
                 Ask::Barrier(reply) => reads.push(reply),
                 Ask::Change(change, reply) => self.on_change(*change, reply),
                 Ask::Transfer(to, reply) => self.on_transfer(to, reply),
@@ -386,7 +507,8 @@ impl Driver {
         if !reads.is_empty() {
             self.next_read += 1;
             let id = self.next_read;
-            self.barriers.insert(id, reads);
+            self.barriers_waiting += reads.len();
+            self.barriers.insert(id, Barriers { asked: self.now, waiting: reads });
             self.step(Input::Read { id });
         }
     }
@@ -396,7 +518,7 @@ impl Driver {
         let mut batch: Vec<WriteAsk> = Vec::with_capacity(writes.len());
         let mut bytes = 0;
         for write in writes {
-            if let Err(error) = self.admit(&write, bytes) {
+            if let Err(error) = self.admit(&write, batch.len(), bytes) {
                 self.refuse(write, error);
                 continue;
             }
@@ -413,27 +535,29 @@ impl Driver {
     }
 
     /// What can be refused before the core is asked.
-    fn admit(&self, write: &WriteAsk, batch_bytes: usize) -> Result<(), WriteError> {
+    fn admit(&self, write: &WriteAsk, batch: usize, batch_bytes: usize) -> Result<(), WriteError> {
         let limits = &self.shared.options.limits;
-        if self.replica.role() != Role::Leader || self.leaving_since.is_some() {
+        if self.replica.role() != Role::Leader || self.leaving.is_some() {
             return Err(WriteError::NoLeader);
         }
         if self.disk_full && !write.frees_space {
             return Err(WriteError::NoSpace);
         }
         let under_way = self.waiters.bytes() + batch_bytes + write.payload.len();
-        if self.waiters.len() >= limits.in_flight_writes || under_way > limits.in_flight_bytes {
+        if self.waiters.len() + batch >= limits.in_flight_writes || under_way > limits.in_flight_bytes {
             return Err(WriteError::Overloaded);
         }
         if !self.shared.store.has_room() {
             return Err(WriteError::Overloaded);
         }
         if let Some(wanted) = write.copies {
-            let voters = self.replica.config().map_or(0, |c| c.voters.len());
+            let Some(config) = self.replica.config() else { return Err(WriteError::NoLeader) };
+            let voters = config.voters.len();
             if wanted > voters {
                 return Err(WriteError::TooManyCopies { wanted, voters });
             }
-            let live = 1 + self.replica.peers().filter(|p| p.live).count();
+            // Learners hold copies too, but none that count.
+            let live = config.voters.iter().filter(|v| self.is_live(v.id)).count();
             if wanted > live {
                 return Err(WriteError::NoQuorum { live, needed: wanted });
             }
@@ -505,19 +629,25 @@ impl Driver {
         }
     }
 
-    /// Goes down politely: hands leadership over first, for a bounded time.
+    /// Goes down politely: takes no more writes, answers those under way, and hands leadership over. All that within a bounded time.
     fn leave(&mut self) {
         let others = self.replica.config().is_some_and(|c| c.voters.len() > 1);
-        let Some(since) = self.leaving_since else {
-            self.leaving_since = Some(self.now);
-            if self.replica.role() == Role::Leader && others {
-                self.step(Input::Transfer { to: None, by_hand: false });
-            }
-            return;
-        };
-        let handed_over = self.replica.role() != Role::Leader || !others;
-        if handed_over || self.refused.is_some() || self.now - since >= FAREWELL {
+        let now = self.now;
+        let leaving = self.leaving.get_or_insert(Leaving { since: now, asked: false });
+        let late = now - leaving.since >= FAREWELL;
+        if self.replica.role() != Role::Leader || late {
             self.end(Ended::Asked);
+        } else if self.waiters.len() > 0 && now - leaving.since < FAREWELL / 2 {
+            // An heir would find these entries in its log, but their clients would never hear of it.
+        } else if !others {
+            self.end(Ended::Asked);
+        } else if !leaving.asked {
+            leaving.asked = true;
+            self.step(Input::Transfer { to: None, by_hand: false });
+            if self.refused.is_some() {
+                // Nobody could be elected now: waiting would change nothing.
+                self.end(Ended::Asked);
+            }
         }
     }
 
@@ -525,15 +655,36 @@ impl Driver {
         self.ended.get_or_insert(ended);
     }
 
-    async fn shut_down(mut self, ended: Ended) -> Ended {
+    async fn shut_down(mut self, ended: Ended, mut queues: Queues) -> Ended {
+        queues.refuse_the_rest();
         self.waiters.abandon("the node stopped");
         self.shared.store.hurry();
+        self.refuse_barriers(&ReadError::Stopping);
         self.network.set_leading(None);
         self.network.stop().await;
+        let work = async {
+            while (self.upkeep.is_persisting() || self.installing.is_some())
+                && let Some(done) = queues.done.recv().await
+            {
+                self.note_work_done(done);
+            }
+        };
+        if tokio::time::timeout(WORK_END, work).await.is_err() {
+            tracing::warn!("the storage engine is still at work: the data folder may be in use for a while");
+        }
         let wal = self.wal;
         // The WAL thread finishes what is queued; that can take an fsync or two.
         let _ = tokio::task::spawn_blocking(move || wal.stop()).await;
         ended
+    }
+
+    /// Notes the end of work on the engine while the node goes down.
+    fn note_work_done(&mut self, done: Done) {
+        match done {
+            Done::Persisted(_) => self.upkeep.note_persisted(),
+            Done::Installed(result) => self.on_installed(result),
+            Done::SnapshotSent { .. } | Done::Space { .. } => {}
+        }
     }
 }
 

@@ -128,6 +128,9 @@ pub enum WriteError {
     /// The node is stopping.
     #[error("this node is stopping")]
     Stopping,
+    /// The leader does not take such a command: it cannot read it, or it is beyond its limits.
+    #[error("the leader does not take this: {0}")]
+    NotTaken(String),
     /// The write was appended, but W copies were not confirmed: it may or may not have happened.
     #[error("the write was appended but not confirmed ({0}): it may or may not take effect")]
     Unknown(String),
@@ -239,6 +242,9 @@ pub(crate) struct Shared {
     pub forward: Arc<dyn Forward>,
     pub stop: watch::Sender<bool>,
 }
+
+/// What a command takes beyond its keys and values, for each of them: far more than kind, lengths and condition need.
+const COMMAND_BYTES: usize = 64;
 
 /// A node, as its faces see it.
 #[derive(Clone)]
@@ -359,10 +365,33 @@ impl Handle {
     /// Hands in a command that another node forwarded, already encoded. Never forwarded again: one hop.
     pub(crate) fn submit_forwarded(&self, payload: Bytes, copies: Option<usize>) -> PendingWrite {
         let Some(command) = Command::decode(&payload) else {
-            return PendingWrite(Pending::Known(Some(Err(WriteError::NoLeader))));
+            let why = "it runs another version of quorate than this node".to_owned();
+            return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
         };
+        // The node that passed it on has checked its own limits; these are the ones that hold.
+        if let Err(why) = self.check_limits(&command, payload.len()) {
+            return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
+        }
         self.shared.store.prefetch(&command);
         PendingWrite(self.enqueue(payload, command.frees_space(), copies))
+    }
+
+    fn check_limits(&self, command: &Command, bytes: usize) -> Result<(), String> {
+        let limits = &self.shared.options.limits;
+        let (mut keys, mut longest) = (0, 0);
+        for key in command.keys() {
+            keys += 1;
+            longest = longest.max(key.len());
+        }
+        if longest == 0 || longest > limits.key_bytes {
+            return Err(format!("a key has {longest} bytes, the limit is 1 to {}", limits.key_bytes));
+        }
+        if keys > limits.batch_keys {
+            return Err(format!("it names {keys} keys, the limit is {}", limits.batch_keys));
+        }
+        // What a command of so many keys may take in all; more than one value of the largest size must have come in several.
+        let most = keys.saturating_mul(limits.key_bytes + limits.value_bytes + COMMAND_BYTES);
+        if bytes > most { Err(format!("it has {bytes} bytes, the limit is {most}")) } else { Ok(()) }
     }
 
     fn enqueue(&self, payload: Bytes, frees_space: bool, copies: Option<usize>) -> Pending {
@@ -386,24 +415,24 @@ impl Handle {
     /// Waits until a read from [`Handle::store`] has the wanted consistency and shows at least `min_revision`.
     ///
     /// # Errors
-    /// When that cannot be established within the request timeout.
+    /// When that cannot be established in time: at most a request timeout for the confirmation, and another for catching up with it.
     pub async fn barrier(
         &self,
         consistency: Consistency,
         forward: bool,
         min_revision: Option<u64>,
     ) -> Result<(), ReadError> {
-        let deadline = tokio::time::Instant::now() + self.shared.options.request_timeout;
         // After a crash in the middle of a drain, what is there before this is not the state of any one revision.
         let mut at_least = Index(min_revision.unwrap_or(0)).max(self.shared.store.readable_from());
         if consistency == Consistency::Linearizable {
-            let receiver = self.ask_barrier(forward)?;
-            let confirmed = tokio::time::timeout_at(deadline, receiver).await.map_err(|_| ReadError::Timeout)?;
+            // Driver and forwarder answer within the request timeout: a timer for each read would cost more than the rest of this.
+            let confirmed = self.ask_barrier(forward)?.await;
             at_least = at_least.max(confirmed.map_err(|_| ReadError::Stopping)??);
         }
         if self.applied() >= at_least {
             return Ok(());
         }
+        let deadline = tokio::time::Instant::now() + self.shared.options.request_timeout;
         let mut applied = self.shared.applied.clone();
         match tokio::time::timeout_at(deadline, applied.wait_for(|a| *a >= at_least)).await {
             Ok(Ok(_)) => Ok(()),

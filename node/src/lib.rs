@@ -1,5 +1,8 @@
 //! A node of Quorate: the replicated key-value store around the [`quorum`] core.
 
+// The documentation is for those who work on the node: it may lead to what is private.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod cli;
 mod driver;
 mod forward;

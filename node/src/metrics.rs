@@ -5,7 +5,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use crate::stage::Stage;
@@ -47,12 +48,12 @@ pub struct Metrics {
     pub follower_lag_seconds: GaugeVec,
     /// Members by `kind` (voter, learner).
     pub members: GaugeVec,
-    /// Live voters − E.
-    pub failover_margin: IntGauge,
+    /// Live voters − E (this and the other two without labels; there on a leader only).
+    pub failover_margin: IntGaugeVec,
     /// Live voters − C.
-    pub read_margin: IntGauge,
+    pub read_margin: IntGaugeVec,
     /// Live voters − W.
-    pub write_margin: IntGauge,
+    pub write_margin: IntGaugeVec,
     /// Bytes of the log on disk.
     pub wal_bytes: IntGauge,
     /// Bytes of the engine on disk.
@@ -67,7 +68,8 @@ pub struct Metrics {
     pub elections: IntCounter,
     /// Leaders this node has seen come.
     pub leader_changes: IntCounter,
-    /// Requests refused before they had an effect, by `code`.
+    /// Requests refused before they had an effect, by `code`. This and the next are counted by the face that answers the client, and nowhere else: a
+    /// write that was passed on counts once, where it was asked for.
     pub refused: IntCounterVec,
     /// Writes whose outcome was reported as unknown.
     pub unknown_outcomes: IntCounter,
@@ -87,6 +89,9 @@ impl Metrics {
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
+        // Memory, descriptors and CPU time of the process; in `quorate local` the same on each of its nodes.
+        #[cfg(target_os = "linux")]
+        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let metrics = Metrics {
             request_seconds: histograms(
                 r,
@@ -136,9 +141,24 @@ impl Metrics {
                 &["peer"],
             )?,
             members: gauges(r, "quorate_members", "Members of the cluster.", &["kind"])?,
-            failover_margin: int_gauge(r, "quorate_failover_margin", "Live voters beyond what an election needs.")?,
-            read_margin: int_gauge(r, "quorate_read_margin", "Live voters beyond what a linearizable read needs.")?,
-            write_margin: int_gauge(r, "quorate_write_margin", "Live voters beyond the write quorum.")?,
+            failover_margin: registered(
+                r,
+                IntGaugeVec::new(
+                    Opts::new("quorate_failover_margin", "Live voters beyond what an election needs."),
+                    &[],
+                ),
+            )?,
+            read_margin: registered(
+                r,
+                IntGaugeVec::new(
+                    Opts::new("quorate_read_margin", "Live voters beyond what a linearizable read needs."),
+                    &[],
+                ),
+            )?,
+            write_margin: registered(
+                r,
+                IntGaugeVec::new(Opts::new("quorate_write_margin", "Live voters beyond the write quorum."), &[]),
+            )?,
             wal_bytes: int_gauge(r, "quorate_wal_bytes", "Bytes of the log on disk.")?,
             engine_bytes: int_gauge(r, "quorate_engine_bytes", "Bytes of the engine on disk.")?,
             overlay_bytes: int_gauge(r, "quorate_overlay_bytes", "Bytes applied but not yet in the engine.")?,

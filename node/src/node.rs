@@ -78,6 +78,12 @@ pub enum Ended {
     /// Its disk failed, or another fatal reason.
     #[error("{0}")]
     Failed(String),
+    /// Its disk has lost entries that it had confirmed to hold. Started again it is a new node.
+    #[error("the disk has lost entries up to {confirmed} that this node had confirmed; it becomes a new node")]
+    Forgot {
+        /// The entry it had confirmed, at least.
+        confirmed: u64,
+    },
     /// A committed configuration does without it.
     #[error(
         "configuration {version} of its cluster does without this node; its data was set aside, started again it is a new node"
@@ -146,14 +152,30 @@ impl Node {
         if tokio::time::timeout(FACES_END, all).await.is_err() {
             tracing::warn!("some connections did not end in time and were dropped");
         }
-        if matches!(ended, Ended::Removed { .. }) {
-            self.set_aside();
+        let why = ended.clone();
+        let dir = self.handle.options().data_dir.clone();
+        // The engine closes with the last handle, and waits for its threads: not on a task, and before anyone is told that the node has stopped.
+        let closing = tokio::task::spawn_blocking(move || {
+            drop(self);
+            match why {
+                Ended::Removed { .. } => Node::set_aside(&dir),
+                Ended::Forgot { .. } => Node::renounce(&dir),
+                Ended::Asked | Ended::Failed(_) => {}
+            }
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the storage engine failed");
         }
         ended
     }
 
-    fn set_aside(&self) {
-        let dir = &self.handle.options().data_dir;
+    fn renounce(dir: &Path) {
+        if let Err(error) = storage::renounce(&RealDisk, dir) {
+            tracing::error!(%error, "the node's identity could not be given up: set its data aside by hand before it is started again");
+        }
+    }
+
+    fn set_aside(dir: &Path) {
         match storage::set_aside(&RealDisk, dir, Aside::Removed) {
             Ok(aside) => tracing::warn!(folder = %aside.display(), "removed from the cluster: the data was set aside"),
             Err(error) => tracing::error!(%error, "removed from the cluster, but the data could not be set aside"),
@@ -181,8 +203,10 @@ impl Disk {
             disk = Disk::open_once(options, metrics)?;
         }
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());
-        if applied.index > last.index {
-            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed.
+        let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
+        if applied.index > last.index || !agrees {
+            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it took over a snapshot, and the node
+            // ended before the log was emptied: what the log has there, and behind it, was never committed.
             if applied.term > disk.opened.term {
                 // The vote first: a log of a later term than the saved one passes for a forgotten vote.
                 disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
@@ -206,6 +230,12 @@ impl Disk {
     }
 }
 
+/// The term of the entry that the log holds at `index`.
+fn head_at(opened: &Opened, index: Index) -> Option<quorum::Term> {
+    let at = index.0.checked_sub(opened.start.index.0 + 1)?;
+    opened.heads.get(usize::try_from(at).ok()?).map(|head| head.term)
+}
+
 /// Everything that is there before the parts are connected.
 struct Parted {
     options: NodeOptions,
@@ -217,12 +247,19 @@ struct Parted {
 impl Parted {
     fn run(self, http: TcpListener, tcp: TcpListener, peer: TcpListener) -> Node {
         let Parted { options, disk: Disk { opened, store }, me, metrics } = self;
-        let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, .. } = opened;
+        let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, renewed, .. } = opened;
         let blank = start.index == Index(0) && heads.is_empty();
         // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
-        // log knows where the others are, and stays bound.
-        if blank && meta.known_peers().is_empty() {
+        // log is bound for ever, and founds nothing: an empty cluster must not pass for the one whose data was lost.
+        let has_forgotten = renewed.is_some() || storage::was_damaged(&RealDisk, &options.data_dir);
+        if blank && meta.known_peers().is_empty() && !has_forgotten {
             meta.forget_cluster();
+        }
+        if blank && has_forgotten && options.form.is_some() {
+            tracing::error!(
+                "this node's data was damaged and set aside (damaged-…, in its data directory): it joins its cluster again, and forms no new one. \
+                 If that cluster is lost, restore its data, or start over with an empty data directory"
+            );
         }
         let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
         let bound = meta.cluster().is_some();
@@ -281,7 +318,7 @@ impl Parted {
             me: me.clone(),
             cluster,
             bound,
-            may_form: blank && cluster.is_none() && options.form.is_some(),
+            may_form: blank && cluster.is_none() && !has_forgotten && options.form.is_some(),
             data_dir: options.data_dir.clone(),
             meta: Arc::new(Mutex::new(meta)),
             wal,

@@ -195,6 +195,19 @@ impl Config {
         lowest
     }
 
+    /// The change that changes nothing, to start from.
+    #[must_use]
+    pub fn unchanged(&self) -> Change {
+        Change {
+            base_version: self.version,
+            voters: self.voters.clone(),
+            learners: self.learners.clone(),
+            write_quorum: self.write_quorum,
+            preferred: self.preferred,
+            failover: self.failover,
+        }
+    }
+
     /// The configuration that a change leads to first: joint if it touches voters or W, final at once otherwise.
     #[must_use]
     pub fn changed(&self, change: Change) -> Config {

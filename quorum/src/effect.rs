@@ -94,6 +94,11 @@ pub enum Effect {
         /// It.
         config: SharedConfig,
     },
+    /// The disk has lost entries that this node had confirmed to be durable: it is to become a new node, and to be given no time to vote.
+    Forgot {
+        /// What it had confirmed, at least.
+        confirmed: Index,
+    },
     /// A committed configuration says that this node was removed: its data is to be set aside.
     SetAside,
 }

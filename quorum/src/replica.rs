@@ -249,6 +249,12 @@ impl Replica {
         self.log.config().is_none()
     }
 
+    /// Since when this node's disk owes the oldest thing it was asked to make durable.
+    #[must_use]
+    pub fn disk_owes_since(&self) -> Option<Time> {
+        self.promises.oldest()
+    }
+
     /// The highest index acknowledged in this reign; zero unless leading.
     #[must_use]
     pub fn acknowledged(&self) -> Index {
@@ -318,7 +324,7 @@ impl Replica {
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
         let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
         if self.may_campaign() && (automatic || alone) {
-            self.become_pre_candidate();
+            self.become_pre_candidate(false);
             return;
         }
         self.leader = None;
@@ -330,7 +336,7 @@ impl Replica {
 
     fn on_campaign(&mut self) {
         if self.may_campaign() && self.as_leader().is_none() {
-            self.become_pre_candidate();
+            self.become_pre_candidate(true);
         } else {
             self.effects.push(Effect::Refuse(Refusal::NoSuchVoter(self.id)));
         }

@@ -51,10 +51,15 @@ impl Script {
         }
         self.0.add_formed(&config, &settings);
         if let Some(lead) = lead {
-            // Just before anyone's own patience ends; the chosen one is told to.
+            // Just before anyone's own patience ends; the chosen one is told to. Where leadership is to go back by itself, its patience ends first.
             self.0.pass(490);
             self.0.now += 10_000;
-            self.0.step(node(lead), Input::Campaign, &[]);
+            if preferred.is_none() {
+                self.0.step(node(lead), Input::Campaign, &[]);
+            } else {
+                self.0.now += settings.election_max;
+                self.0.tick(node(lead));
+            }
             self.0.settle();
             self.0.run(10);
         }

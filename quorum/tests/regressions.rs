@@ -67,3 +67,56 @@ fn an_answer_to_a_past_reign_confirms_no_round_of_the_present_one() {
     let answer = Message { term: Term(5), body: Body::HeartbeatReply { round: 0 } };
     assert_eq!(effects, [Effect::Send { to: LEADER, message: answer }]);
 }
+
+/// A rotten last batch looks like a torn tail, so the node cannot know by itself. It used to be offered the same entries for ever, and it still voted.
+#[test]
+fn a_node_that_lost_what_it_had_confirmed_says_so_and_confirms_nothing_more() {
+    let mut replica = follower(1, 2);
+    let beat = |commit| Input::Receive {
+        from: LEADER,
+        message: Message { term: Term(1), body: Body::Heartbeat { round: 7, commit: Index(commit) } },
+    };
+    let answers = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Send { .. }));
+    assert!(answers(&step(&mut replica, beat(3))), "it holds that much");
+    let effects = step(&mut replica, beat(4));
+    assert!(effects.contains(&Effect::Forgot { confirmed: Index(4) }) && !answers(&effects), "{effects:?}");
+}
+
+/// Who is told to lead by a person keeps leading: the preferred node does not get leadership back by itself.
+#[test]
+fn a_campaign_by_hand_suspends_the_hand_back() {
+    let preferring = Config { preferred: Some(LEADER), ..config() };
+    let heads = vec![Head { kind: Kind::Config(Arc::new(preferring)), ..command(1) }];
+    let recovered = Recovered { term: Term(1), heads, commit: Index(1), ..Recovered::default() };
+    let mut replica = Replica::new(NodeId(1), Settings::default(), recovered, Time(0));
+    let mut now = 2_000_000;
+    let mut token = 0;
+    let mut handed_over = false;
+    let mut step = |replica: &mut Replica, input: Input, now: u64| {
+        let mut effects = Vec::new();
+        replica.step(Time(now), input, &mut effects);
+        for effect in &effects {
+            match effect {
+                Effect::SaveVote { token: t, .. } | Effect::Write { token: t, .. } => token = t.0,
+                Effect::Send { message: Message { body: Body::TransferNow { .. }, .. }, .. } => handed_over = true,
+                _ => {}
+            }
+        }
+        (token, handed_over)
+    };
+    let from_leader = |term, body| Input::Receive { from: LEADER, message: Message { term: Term(term), body } };
+    step(&mut replica, Input::Campaign, now);
+    let (token, _) = step(&mut replica, from_leader(2, Body::PreVoteReply { granted: true }), now);
+    step(&mut replica, Input::Persisted { token: quorum::Token(token) }, now);
+    let (token, _) = step(&mut replica, from_leader(2, Body::VoteReply { granted: true }), now);
+    assert_eq!(replica.role(), quorum::Role::Leader);
+    step(&mut replica, Input::Persisted { token: quorum::Token(token) }, now);
+    let mut last = false;
+    for round in 1..200 {
+        now += 50_000;
+        step(&mut replica, from_leader(2, Body::Appended { durable: Index(2) }), now);
+        step(&mut replica, from_leader(2, Body::HeartbeatReply { round }), now);
+        last = step(&mut replica, Input::Tick, now).1;
+    }
+    assert!(!last && replica.role() == quorum::Role::Leader, "leadership stays where a person put it");
+}

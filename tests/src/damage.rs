@@ -41,8 +41,20 @@ fn last_with_batches(dir: &Path) -> (PathBuf, Vec<u64>) {
     (file, starts)
 }
 
-/// Cuts the file in the middle of its last batch, as a crash of the machine may.
-pub fn cut_tail(dir: &Path) {
+/// Begins one more batch behind the last and leaves it unfinished, as a crash in the middle of a write does.
+pub fn tear_tail(dir: &Path) {
+    let (file, starts) = last_with_batches(dir);
+    let last = *starts.last().expect("a batch");
+    let mut bytes = std::fs::read(&file).expect("a segment");
+    bytes.truncate(bytes.iter().rposition(|b| *b != 0).expect("not all zeros") + 1);
+    let batch = bytes[last as usize..].to_vec();
+    let torn = &batch[..batch.len().min(BATCH_HEADER as usize + 5)];
+    let mut file = OpenOptions::new().write(true).open(file).expect("a segment");
+    file.seek(SeekFrom::Start(bytes.len() as u64)).and_then(|_| file.write_all(torn)).expect("half a batch");
+}
+
+/// Cuts the file in the middle of its last batch, which was acknowledged: a disk that lied about its sync.
+pub fn lose_tail(dir: &Path) {
     let (file, starts) = last_with_batches(dir);
     let at = starts.last().expect("a batch") + BATCH_HEADER + 3;
     OpenOptions::new().write(true).open(file).expect("a segment").set_len(at).expect("a shorter segment");

@@ -75,10 +75,10 @@ struct Cli {
 #[allow(clippy::large_enum_variant)]
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// A whole cluster in this process: the way to try it, and to embed it
+    /// Runs a whole cluster in this process: the way to try it
     #[command(after_help = LOCAL_EXAMPLES)]
     Local(local::LocalArgs),
-    /// One node
+    /// Runs one node of a cluster
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(settings::ServeArgs),
     /// Reads a key
@@ -89,11 +89,11 @@ enum Verb {
     Delete(verbs::DeleteArgs),
     /// Lists keys in order, with their values
     List(verbs::ListArgs),
-    /// How a node and its cluster are, and what they still survive
+    /// Shows how a node and its cluster are, and which failures they still survive
     Status(verbs::StatusArgs),
-    /// The members of the cluster; promote and remove change them
+    /// Shows the members of the cluster; promote and remove change them
     Members(verbs::MembersArgs),
-    /// The cluster's configuration; set changes it
+    /// Shows the cluster's configuration; set changes it
     Config(verbs::ConfigArgs),
     /// Hands leadership to another node
     Transfer(verbs::TransferArgs),

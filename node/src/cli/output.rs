@@ -93,7 +93,10 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 
 /// The members, a row each.
 pub(crate) fn members(members: &[MemberStatus]) -> String {
-    let rows = members.iter().map(|m| {
+    // By name: the configuration's own order is that of the disks' ids, which mean nothing to people.
+    let mut members: Vec<&MemberStatus> = members.iter().collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    let rows = members.into_iter().map(|m| {
         let health = match m.healthy {
             Some(true) => "yes".to_owned(),
             Some(false) => m.last_heard_ms.map_or("no".to_owned(), |ms| format!("no, silent for {ms} ms")),

@@ -1,7 +1,7 @@
 //! `quorate serve`: one node in the foreground, until a signal, a `SHUTDOWN` or a failure.
 
 use quorum::Quorum;
-use tracing::info;
+use tracing::{error, info};
 
 use super::output::{Failure, print};
 use super::settings::{self, Machine, ServeArgs};
@@ -14,7 +14,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.check {
         return print(settings::show(&options));
     }
-    start_logging(&args.common, "info")?;
+    // The engine narrates its housekeeping; what it warns of is still shown.
+    start_logging(&args.common, "info,fjall=warn,lsm_tree=warn")?;
     for line in settings::retired(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("{line}");
     }
@@ -25,18 +26,22 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         let mut stop = Stop::listen()?;
         let name = options.name.clone();
         let (http, tcp, peer) = (options.http, options.tcp, options.peer);
-        let mut node = Node::start(options).await.map_err(start_failure)?;
-        info!(node = name, %http, %tcp, %peer, "the node listens");
-        tokio::select! {
-            _ = node.ended() => {}
-            () = stop.asked() => info!("stopping: leadership is handed over first; once more ends it at once"),
-        }
-        match node.stop().await {
-            Ended::Asked => {
-                info!("stopped; the data stays");
-                Ok(())
+        loop {
+            let mut node = Node::start(options.clone()).await.map_err(start_failure)?;
+            info!(node = name, %http, %tcp, %peer, "the node listens");
+            tokio::select! {
+                _ = node.ended() => {}
+                () = stop.asked() => info!("stopping: leadership is handed over first; once more ends it at once"),
             }
-            ended => Err(Failure::Error(format!("node {name} ended: {ended}"))),
+            match node.stop().await {
+                Ended::Asked => {
+                    info!("stopped; the data stays");
+                    return Ok(());
+                }
+                // Its place among the others is taken by the new one, as soon as that has caught up.
+                ended @ Ended::Forgot { .. } => error!("node {name}: {ended}, and starts again"),
+                ended => return Err(Failure::Error(format!("node {name} ended: {ended}"))),
+            }
         }
     })
 }

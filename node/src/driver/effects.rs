@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Role, SharedConfig, Term, Token};
 
-use super::{APPLY_PER_TURN, Done, Driver};
+use super::{APPLY_BYTES_PER_TURN, APPLY_PER_TURN, Done, Driver, Installing};
 use crate::handle::ReadError;
 use crate::node::Ended;
 use crate::peer::Records;
@@ -14,7 +14,7 @@ use crate::storage::record::{self, RecordKind};
 impl Driver {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::SaveVote { token, term, voted_for } => self.wal.submit(Job::SaveVote { token, term, voted_for }),
+            Effect::SaveVote { token, term, voted_for } => self.submit(Job::SaveVote { token, term, voted_for }),
             Effect::Write { token, first, entries } => self.write(token, first, &entries),
             Effect::InstallSnapshot { token, last } => self.install(token, last),
             Effect::Send { to, message } => self.send(to, message),
@@ -31,18 +31,47 @@ impl Driver {
             Effect::Became { role, term, leader } => self.on_became(role, term, leader),
             Effect::Reconfigured { config } => self.take_members(&config),
             Effect::SetAside => self.set_aside(),
+            Effect::Forgot { confirmed } => self.end(Ended::Forgot { confirmed: confirmed.0 }),
         }
     }
 
     fn answer_barrier(&mut self, id: u64, answer: Result<Index, ReadError>) {
-        for reply in self.barriers.remove(&id).unwrap_or_default() {
+        let waiting = self.barriers.remove(&id).map(|b| b.waiting).unwrap_or_default();
+        self.barriers_waiting -= waiting.len();
+        for reply in waiting {
             let _ = reply.send(answer.clone());
+        }
+    }
+
+    /// Answers the reads that could not be confirmed in time, so that their faces need no timer each.
+    pub(super) fn expire_barriers(&mut self) {
+        let (now, limit) = (self.now, self.shared.options.request_timeout);
+        let late: Vec<u64> = self.barriers.iter().filter(|(_, b)| now - b.asked >= limit).map(|(id, _)| *id).collect();
+        for id in late {
+            self.answer_barrier(id, Err(ReadError::Timeout));
+        }
+    }
+
+    pub(super) fn refuse_barriers(&mut self, why: &ReadError) {
+        self.barriers_waiting = 0;
+        for reply in std::mem::take(&mut self.barriers).into_values().flat_map(|b| b.waiting) {
+            let _ = reply.send(Err(why.clone()));
+        }
+    }
+
+    /// Hands a job to the WAL; while a snapshot is being installed, keeps it until that is done.
+    fn submit(&mut self, job: Job) {
+        match &mut self.installing {
+            Some(installing) => installing.held.push(job),
+            None => self.wal.submit(job),
         }
     }
 
     /// Frames the entries once: the same bytes go to the WAL, into the tail, and from there to the followers.
     fn write(&mut self, token: Token, first: Index, entries: &[Head]) {
-        self.bind_before_the_first_write();
+        if !self.bind_before_the_first_write() {
+            return;
+        }
         let size = entries.iter().map(|h| h.bytes as usize).sum();
         let mut frames = BytesMut::with_capacity(size);
         let mut ends = Vec::with_capacity(entries.len());
@@ -59,7 +88,7 @@ impl Driver {
         self.note_truncation(first, last);
         self.tail.push(first, frames.clone(), ends);
         let commit = self.replica.commit();
-        self.wal.submit(Job::Write { token, first, last, frames: vec![frames], commit });
+        self.submit(Job::Write { token, first, last, frames: vec![frames], commit });
     }
 
     /// Copies the record of an entry that came with the message of this step. A copy, so that what is kept does not hold the network's buffer.
@@ -84,22 +113,44 @@ impl Driver {
             self.end(Ended::Failed(format!("a snapshot up to {last} was to be installed, but none was received")));
             return;
         };
-        self.bind_before_the_first_write();
-        if let Err(error) = self.shared.store.install(imported) {
+        if !self.bind_before_the_first_write() {
+            return;
+        }
+        self.installing = Some(Installing { token, last, held: Vec::new(), done: None });
+        self.tail.clear();
+        self.last_written = last.index;
+        let (store, done) = (self.shared.store.clone(), self.done_tx.clone());
+        // Elsewhere, since it waits for a drain under way and for the disk: heartbeats are answered meanwhile.
+        tokio::task::spawn_blocking(move || {
+            let _ = done.send(Done::Installed(store.install(imported).map_err(|e| e.to_string())));
+        });
+    }
+
+    /// The engine holds the snapshot durably: now the log may be emptied, and what was held back goes on its way.
+    pub(super) fn on_installed(&mut self, result: Result<(), String>) {
+        let Some(Installing { token, last, held, done }) = self.installing.take() else { return };
+        if let Err(error) = result {
             self.end(Ended::Failed(format!("the snapshot up to {last} could not be installed: {error}")));
             return;
         }
         tracing::info!(%last, "installed a snapshot from the leader");
-        self.tail.clear();
         self.applied = last.index;
         self.applied_tx.send_replace(last.index);
-        self.last_written = last.index;
         self.wal.submit(Job::Reset { token, last });
+        for job in held {
+            self.wal.submit(job);
+        }
+        // The leader may be gone, or another by now.
+        let _ = done.map(|done| done.send(true));
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
         let records = match &message.body {
             Body::Append { prev, entries, .. } if !entries.is_empty() => self.records(*prev, entries),
+            Body::Heartbeat { round, .. } => {
+                self.round_trips.began(*round, self.now);
+                Records::None
+            }
             _ => Records::None,
         };
         self.network.send(to, message, records);
@@ -109,7 +160,7 @@ impl Driver {
         let (from, to) = (prev.index.next(), Index(prev.index.0 + entries.len() as u64));
         match self.tail.frames(from, to) {
             Some(frames) => Records::Cached(frames),
-            None => Records::FromLog { from, to, bytes: entries.iter().map(|h| h.bytes as usize).sum() },
+            None => Records::FromLog { from, to, bytes: entries.iter().map(record_bytes).sum() },
         }
     }
 
@@ -146,24 +197,46 @@ impl Driver {
         }
         if role != Role::Leader {
             self.acknowledged = Index(0);
-            let unknown = self.waiters.abandon("leadership was lost");
-            metrics.unknown_outcomes.inc_by(unknown);
-            self.barriers.clear();
+            self.waiters.abandon("leadership was lost");
+            self.refuse_barriers(&ReadError::NoLeader);
+            self.round_trips.forget();
+            if self.elected.is_some() {
+                self.say_why_leadership_ended(term);
+            }
         }
+        self.elected = (role == Role::Leader).then(|| self.elected.unwrap_or(self.now));
         if leader.is_some() {
             metrics.leader_changes.inc();
             tracing::info!(%term, %role, leader = %leader.map(|l| self.name_of(l)).unwrap_or_default(), "leader known");
         } else {
             tracing::info!(%term, %role, "no leader");
         }
+        // A leader that its own last configuration leaves out goes with it: whoever waits for that configuration has what they asked for.
+        self.settle_config_wishes();
         self.settle_leadership_wishes();
         self.publish();
     }
 
+    /// An operator who sees a leader go wants to know whether to look at its disk, at the network, or at nothing.
+    fn say_why_leadership_ended(&self, term: Term) {
+        let limit = self.shared.options.election.1;
+        let owed = self.replica.disk_owes_since().map(|since| self.time().since(since));
+        match owed.map(std::time::Duration::from_micros) {
+            Some(owed) if owed >= limit => {
+                tracing::warn!(%term, ?owed, "leadership ended: this node's own disk does not answer");
+            }
+            _ => {
+                tracing::info!(%term, "leadership ended: handed over, taken by a later term, or too few voters answered")
+            }
+        }
+    }
+
     pub(super) fn take_members(&mut self, config: &SharedConfig) {
         let members: Vec<_> = config.members().cloned().collect();
-        self.network.set_members(&members);
-        self.membership.remember_peers(&members, &self.me);
+        if !self.membership.is_founding() {
+            self.network.set_members(&members);
+        }
+        self.membership.remember_peers(&members, &self.me, self.replica.last().index);
         tracing::info!(
             version = config.version,
             voters = config.voters.len(),
@@ -181,30 +254,50 @@ impl Driver {
 
     /// Whether committed entries wait to be applied and could be.
     pub(super) fn has_backlog(&self) -> bool {
-        self.applied < self.replica.commit() && self.shared.store.has_room()
+        self.installing.is_none() && self.applied < self.replica.commit() && self.shared.store.has_room()
     }
 
-    /// Applies what is committed, in order, a bounded number at a time.
+    /// Applies what is committed, in order, a bounded number at a time. Without room in the overlay it is put off until the next tick.
     pub(super) fn apply_committed(&mut self) {
         let commit = self.replica.commit();
         let upto = commit.min(Index(self.applied.0 + APPLY_PER_TURN));
-        if upto <= self.applied || !self.shared.store.has_room() {
+        // What is durable can be read back: a state that is put off must not hold on to memory without a bound.
+        self.tail.trim(self.replica.durable());
+        if upto <= self.applied || self.installing.is_some() || !self.shared.store.has_room() {
             return;
         }
-        let mut index = self.applied;
-        while index < upto && self.ended.is_none() {
+        let (mut index, mut bytes) = (self.applied, 0);
+        while index < upto && bytes < APPLY_BYTES_PER_TURN && self.ended.is_none() {
             match self.tail.frame(index.next()) {
                 Some(frame) => {
                     index = index.next();
+                    bytes += frame.len();
                     self.apply_frame(index, &frame);
                 }
-                None => index = self.apply_from_log(index.next(), upto),
+                None => {
+                    index = self.apply_from_log(index.next(), upto);
+                    bytes = APPLY_BYTES_PER_TURN;
+                }
             }
+        }
+        // A store that failed on the way passed over what came after: none of it may be seen or answered.
+        if self.ended.is_some() || self.store_failed() {
+            return;
         }
         self.applied = index;
         self.waiters.pass(Stage::Applied, index, self.now);
         self.applied_tx.send_replace(index);
-        self.tail.trim(self.applied.min(self.replica.durable()));
+    }
+
+    /// Whether the store has failed; the node ends then.
+    pub(super) fn store_failed(&mut self) -> bool {
+        let failed = self.shared.store.failed();
+        if let Some(error) = &failed {
+            self.end(Ended::Failed(format!(
+                "the storage engine failed: {error}. Check the disk, then start the node again"
+            )));
+        }
+        failed.is_some()
     }
 
     fn apply_frame(&mut self, index: Index, frame: &Bytes) {
@@ -216,8 +309,10 @@ impl Driver {
 
     /// Applies what only the disk has: after a restart, or when a burst outran the cache. Returns the last index applied.
     fn apply_from_log(&mut self, from: Index, upto: Index) -> Index {
-        const READ_BYTES: usize = 4 << 20;
-        let records = match self.log.read(from, upto, READ_BYTES) {
+        // What is cached may still be on its way to the disk, and the log may hold there what it replaces: entries of an earlier term that
+        // were never committed. Those must not be applied.
+        let upto = self.tail.first().map_or(upto, |first| upto.min(first.prev()));
+        let records = match self.log.read(from, upto, APPLY_BYTES_PER_TURN) {
             Ok(records) if !records.is_empty() => records,
             Ok(_) => {
                 self.end(Ended::Failed(format!("entry {from} is committed but not in the log")));
@@ -253,7 +348,8 @@ impl Driver {
 
     /// Answers everyone whose turn has come.
     pub(super) fn answer(&mut self) {
-        if self.waiters.len() > 0 && self.acknowledged > Index(0) {
+        // Whatever has an outcome here was applied while the store was whole; but its end is this node's end, and nobody is told anything after it.
+        if self.waiters.len() > 0 && self.acknowledged > Index(0) && !self.store_failed() {
             let (replica, metrics) = (&self.replica, &self.shared.metrics);
             self.waiters.settle(
                 self.acknowledged,
@@ -265,6 +361,16 @@ impl Driver {
         }
         self.settle_config_wishes();
     }
+}
+
+/// The bytes of an entry's record. The core only estimates those of the entries that it makes itself, and a read of the log that is to hold all of
+/// them must not fall short by one.
+fn record_bytes(head: &Head) -> usize {
+    let bytes = match &head.kind {
+        Kind::Config(config) => record::framed_bytes(record::encode_config(config).len()),
+        _ => head.bytes,
+    };
+    bytes as usize
 }
 
 /// Frames an entry of this node's own making.
@@ -280,5 +386,29 @@ fn frame(head: &Head, index: Index, proposed: &mut impl Iterator<Item = Bytes>, 
         Kind::Config(config) => {
             record::encode(frames, head.term, index, RecordKind::Config, &record::encode_config(config));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorum::Config;
+
+    use super::*;
+
+    #[test]
+    fn a_read_for_a_follower_leaves_room_for_the_configurations_in_it() {
+        let member = |n: u128| quorum::Member {
+            id: NodeId(n),
+            name: format!("node{n}"),
+            peer: format!("node{n}.example.com:7400"),
+            http: format!("http://node{n}.example.com:8000"),
+            tcp: format!("node{n}.example.com:6379"),
+        };
+        let config = Config::first((1..=9).map(member).collect(), 5, None).expect("legal");
+        let head = Head { term: Term(1), kind: Kind::Config(config.into()), bytes: 256 };
+        let mut frames = BytesMut::new();
+        frame(&head, Index(1), &mut std::iter::empty(), &mut frames);
+        assert_eq!(record_bytes(&head), frames.len());
+        assert!(frames.len() > 256, "the core's estimate is too low");
     }
 }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use quorum::{Change, ClusterId, Config, Input, Member, NodeId, Role, SharedConfig};
+use quorum::{Change, ClusterId, Config, Index, Input, Member, NodeId, Role, SharedConfig};
 use tokio::sync::oneshot;
 
 use super::{Driver, Wish};
 use crate::handle::ChangeError;
+use crate::node::Ended;
 use crate::peer::Welcome;
 
 /// A node that has not introduced itself for this long does not count for forming a cluster: it may be gone. Nodes repeat themselves twice a
@@ -33,45 +34,53 @@ pub(super) struct Membership {
     /// The cluster of the node whose message is being handled.
     heard: Option<ClusterId>,
     /// Peer addresses to write down once the configuration that names them is durable.
-    to_remember: Option<Vec<String>>,
-    persisted_since: bool,
+    to_remember: Option<(Index, Vec<String>)>,
+    /// Whether this node has founded a cluster whose first configuration is not durable here yet.
+    founding: bool,
 }
 
 impl Membership {
     pub(super) fn new(may_form: bool) -> Membership {
-        Membership { may_form, newcomers: BTreeMap::new(), heard: None, to_remember: None, persisted_since: false }
+        Membership { may_form, newcomers: BTreeMap::new(), heard: None, to_remember: None, founding: false }
     }
 
     pub(super) fn heard_cluster(&mut self, cluster: Option<ClusterId>) {
-        self.heard = cluster.or(self.heard);
+        self.heard = cluster;
     }
 
-    pub(super) fn remember_peers(&mut self, members: &[Member], me: &Member) {
-        self.to_remember = Some(members.iter().filter(|m| m.id != me.id).map(|m| m.peer.clone()).collect());
-        self.persisted_since = false;
+    /// Remembers where the others are as soon as the log is durable up to `upto`, which holds the configuration that says so.
+    pub(super) fn remember_peers(&mut self, members: &[Member], me: &Member, upto: Index) {
+        self.to_remember = Some((upto, members.iter().filter(|m| m.id != me.id).map(|m| m.peer.clone()).collect()));
     }
 
-    pub(super) fn note_persisted(&mut self) {
-        self.persisted_since = true;
+    pub(super) fn is_founding(&self) -> bool {
+        self.founding
     }
 }
 
 impl Driver {
-    /// A blank node binds to the cluster whose first configuration it is about to store, durably, before it stores it.
-    pub(super) fn bind_before_the_first_write(&mut self) {
+    /// A blank node binds to the cluster whose first configuration it is about to store, durably, before it stores it. Here and now: nothing may
+    /// be written before, it happens once, and a blank node keeps nobody waiting. Whether it is bound; if not, nothing may be written.
+    pub(super) fn bind_before_the_first_write(&mut self) -> bool {
         if self.cluster.is_some() && self.bound {
-            return;
+            return true;
         }
-        let Some(cluster) = self.cluster.or(self.membership.heard) else { return };
-        let bound = self.meta.lock().bind(cluster);
-        if let Err(error) = bound {
-            self.end(crate::node::Ended::Failed(format!("the cluster's id could not be written down: {error}")));
-            return;
-        }
+        let bound = match self.cluster.or(self.membership.heard) {
+            Some(cluster) => self.meta.lock().bind(cluster).map(|()| cluster).map_err(|e| e.to_string()),
+            None => Err("the leader did not name it".to_owned()),
+        };
+        let cluster = match bound {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                self.end(Ended::Failed(format!("the cluster's id could not be written down: {error}")));
+                return false;
+            }
+        };
         tracing::info!(%cluster, "bound to the cluster");
         self.cluster = Some(cluster);
         self.bound = true;
         self.network.bind(cluster);
+        true
     }
 
     /// A node says that it is there.
@@ -79,7 +88,13 @@ impl Driver {
         let (accepted, message) = match self.replica.config().cloned() {
             None => self.note_newcomer(member, blank),
             Some(config) if self.replica.role() == Role::Leader => self.take_in(&config, member),
-            Some(_) => (false, "this node does not lead".to_owned()),
+            Some(config) => {
+                // Whoever leads next is to find it where it is now, or nobody may be able to lead.
+                if config.member(member.id).is_some() && member.id != self.me.id {
+                    self.network.moved(&member);
+                }
+                (false, "this node does not lead".to_owned())
+            }
         };
         let leader = self.replica.leader().filter(|id| *id != self.me.id);
         let leader_peer = leader.and_then(|id| self.replica.config()?.member(id).map(|m| m.peer.clone()));
@@ -87,6 +102,9 @@ impl Driver {
     }
 
     fn note_newcomer(&mut self, member: Member, blank: bool) -> (bool, String) {
+        if member.id == self.me.id {
+            return (false, "this is the node itself".into());
+        }
         if !self.membership.may_form {
             return (false, "this node belongs to no cluster yet and does not form one".into());
         }
@@ -100,6 +118,10 @@ impl Driver {
             return (false, format!("two nodes are named {}: give each its own name", member.name));
         }
         let newcomers = &mut self.membership.newcomers;
+        let of_that_name = newcomers.get(&member.name).filter(|(m, _)| m.id != member.id);
+        if let Some((other, _)) = of_that_name.filter(|(_, seen)| self.now - *seen < INTRODUCTION_HOLDS) {
+            return (false, format!("two nodes are named {}, the other at {}", other.name, other.peer));
+        }
         if newcomers.len() < NEWCOMERS_MAX || newcomers.contains_key(&member.name) {
             newcomers.insert(member.name.clone(), (member, self.now));
         }
@@ -128,10 +150,40 @@ impl Driver {
             write_quorum = formation.write_quorum,
             "all nodes are there: forming the cluster"
         );
-        // The addresses first, so that the messages of the first step find their way.
-        self.network.set_members(&config.voters);
-        self.bind_before_the_first_write();
+        if !self.bind_before_the_first_write() {
+            return;
+        }
+        // Nobody is dialed until the configuration is durable here: a founder that dies in between has told nobody, and starts over.
+        self.membership.founding = true;
         self.step(Input::Form(Box::new(config)));
+    }
+
+    /// Lets the others know of the cluster once its founder cannot forget it any more.
+    pub(super) fn note_founded(&mut self) {
+        if !self.membership.founding || self.replica.durable() < Index(1) {
+            return;
+        }
+        self.membership.founding = false;
+        let Some(config) = self.replica.config().cloned() else { return };
+        let members: Vec<Member> = config.members().cloned().collect();
+        self.network.set_members(&members);
+        // What the first step sent went nowhere.
+        let me = self.me.id;
+        for member in members.iter().filter(|m| m.id != me) {
+            self.step(Input::Unreachable { peer: member.id });
+        }
+    }
+
+    /// Records this node's own addresses where they changed while it was away and it leads now: it cannot introduce itself to itself.
+    pub(super) fn maybe_readdress_itself(&mut self) {
+        if self.replica.role() != Role::Leader || !self.replica.config_committed() {
+            return;
+        }
+        let Some(config) = self.replica.config().cloned() else { return };
+        if !config.is_joint() && config.member(self.me.id).is_some_and(|known| *known != self.me) {
+            let me = self.me.clone();
+            let _ = self.take_in(&config, me);
+        }
     }
 
     /// A node introduces itself to the leader of a cluster that is there already.
@@ -140,13 +192,16 @@ impl Driver {
             if *known == member {
                 return (true, "a member".into());
             }
+            if let Some(other) = config.members().find(|m| m.name == member.name && m.id != member.id) {
+                return (false, format!("another node is named {}: the one at {}", other.name, other.peer));
+            }
             let change = readdressed(config, &member);
             return self.ask_for(change, "its new addresses are being recorded");
         }
         if let Some(other) = config.members().find(|m| m.name == member.name && self.is_live(m.id)) {
             return (false, format!("another node named {} is alive at {}", other.name, other.peer));
         }
-        let mut change = unchanged(config);
+        let mut change = config.unchanged();
         // An earlier newcomer of this name that is gone makes room for this one.
         change.learners.retain(|m| m.name != member.name);
         if change.learners.len() >= LEARNERS_MAX {
@@ -156,8 +211,11 @@ impl Driver {
         self.ask_for(change, "taken in as a learner")
     }
 
-    fn is_live(&self, id: NodeId) -> bool {
-        id == self.me.id || self.replica.peers().any(|p| p.id == id && p.live)
+    /// Whether a member was heard from within an election timeout. A new leader gives everyone that long to be heard from for the first time.
+    pub(super) fn is_live(&self, id: NodeId) -> bool {
+        let just_elected = self.elected.is_some_and(|at| self.now - at < self.shared.options.election.1);
+        let live = |p: quorum::Peer| p.live || (just_elected && p.heard.is_none());
+        id == self.me.id || self.replica.peers().any(|p| p.id == id && live(p))
     }
 
     /// Asks the core for a change that nobody waits for; if it cannot be now, the node concerned asks again.
@@ -183,7 +241,7 @@ impl Driver {
             if self.is_live(old.id) {
                 continue;
             }
-            let mut change = unchanged(&config);
+            let mut change = config.unchanged();
             change.voters.retain(|v| v.id != old.id);
             change.voters.push(learner.clone());
             change.learners.retain(|l| l.id != learner.id);
@@ -240,10 +298,8 @@ impl Driver {
 
     /// Writes down where the others are, so that a node that lost its log can find them again. After the configuration itself is durable.
     pub(super) fn write_down_peers(&mut self) {
-        if !self.membership.persisted_since {
-            return;
-        }
-        let Some(peers) = self.membership.to_remember.take() else { return };
+        let durable = self.replica.durable();
+        let Some((_, peers)) = self.membership.to_remember.take_if(|(upto, _)| *upto <= durable) else { return };
         let meta = self.meta.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = meta.lock().set_known_peers(peers) {
@@ -262,20 +318,8 @@ fn reject(reply: oneshot::Sender<Result<(), ChangeError>>, error: ChangeError) {
     drop(reply.send(Err(error)));
 }
 
-/// The change that changes nothing, to start from.
-pub(crate) fn unchanged(config: &Config) -> Change {
-    Change {
-        base_version: config.version,
-        voters: config.voters.clone(),
-        learners: config.learners.clone(),
-        write_quorum: config.write_quorum,
-        preferred: config.preferred,
-        failover: config.failover,
-    }
-}
-
 fn readdressed(config: &Config, member: &Member) -> Change {
-    let mut change = unchanged(config);
+    let mut change = config.unchanged();
     for known in change.voters.iter_mut().chain(&mut change.learners).filter(|m| m.id == member.id) {
         known.clone_from(member);
     }

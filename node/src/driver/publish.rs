@@ -1,9 +1,12 @@
 //! What others see of the driver: the node's state at the end of a turn, and the gauges.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use quorum::Role;
+use prometheus::{Histogram, IntGaugeVec};
+use quorum::quorum::Quorum;
+use quorum::{Body, Member, NodeId, Role};
 
 use super::Driver;
 use crate::handle::{NodeState, PeerState};
@@ -48,27 +51,86 @@ impl Driver {
         metrics.applied_index.set(gauge(self.applied.0));
         metrics.wal_bytes.set(gauge(self.wal.bytes()));
         metrics.in_flight_writes.set(gauge(self.waiters.len() as u64));
-        metrics.follower_lag_entries.reset();
-        metrics.follower_lag_seconds.reset();
+        // What only a leader knows is not there on others: a number of the past would be taken for one of the present.
+        for gauges in [&metrics.follower_lag_entries, &metrics.follower_lag_seconds] {
+            gauges.reset();
+        }
+        let margins = [&metrics.failover_margin, &metrics.read_margin, &metrics.write_margin];
         let Some(config) = self.replica.config().cloned() else { return };
         metrics.members.with_label_values(&["voter"]).set(config.voters.len() as f64);
         metrics.members.with_label_values(&["learner"]).set(config.learners.len() as f64);
         if role != Role::Leader {
+            margins.into_iter().for_each(IntGaugeVec::reset);
             return;
         }
         let (last, now) = (self.replica.last().index, self.time());
-        let mut live = 1;
         for peer in self.replica.peers() {
             let name = self.name_of(peer.id);
             let behind = peer.behind_since.map_or(0.0, |since| now.since(since) as f64 / 1e6);
             metrics.follower_lag_entries.with_label_values(&[&name]).set((last.0 - peer.durable.0) as f64);
             metrics.follower_lag_seconds.with_label_values(&[&name]).set(behind);
-            live += i64::from(peer.live && config.is_voter(peer.id));
         }
-        let quorum = config.quorum();
-        metrics.failover_margin.set(live - gauge(quorum.election() as u64));
-        metrics.read_margin.set(live - gauge(quorum.commit() as u64));
-        metrics.write_margin.set(live - gauge(quorum.write() as u64));
+        let needed: [fn(Quorum) -> usize; 3] = [Quorum::election, Quorum::commit, Quorum::write];
+        for (margin, needed) in margins.into_iter().zip(needed) {
+            // Of the two halves of a change the weaker one counts.
+            let spare = |(voters, quorum): (&[Member], Quorum)| {
+                let live = voters.iter().filter(|v| self.is_live(v.id)).count();
+                gauge(live as u64) - gauge(needed(quorum) as u64)
+            };
+            let no_labels: [&str; 0] = [];
+            margin.with_label_values(&no_labels).set(config.halves().map(spare).min().unwrap_or(0));
+        }
+    }
+
+    /// Measures how long the answer to a heartbeat took.
+    pub(super) fn note_round_trip(&mut self, from: NodeId, body: &Body) {
+        let Body::HeartbeatReply { round } = body else { return };
+        let Some(began) = self.round_trips.round(*round) else { return };
+        if !self.round_trips.seconds.contains_key(&from) {
+            // Names are few, but over the years not as few as members are.
+            if self.round_trips.seconds.len() >= ROUND_TRIPS_MAX {
+                self.round_trips.seconds.clear();
+            }
+            let name = self.name_of(from);
+            let seconds = self.shared.metrics.peer_round_trip_seconds.with_label_values(&[&name]);
+            self.round_trips.seconds.insert(from, seconds);
+        }
+        if let Some(seconds) = self.round_trips.seconds.get(&from) {
+            seconds.observe(self.now.saturating_duration_since(began).as_secs_f64());
+        }
+    }
+}
+
+/// Rounds of heartbeats whose beginning is remembered, and members whose histogram is: enough for any answer that still says something.
+const ROUND_TRIPS_MAX: usize = 64;
+
+/// When the latest rounds of heartbeats of this reign began.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrips {
+    rounds: VecDeque<(u64, Instant)>,
+    seconds: HashMap<NodeId, Histogram>,
+}
+
+impl RoundTrips {
+    /// A heartbeat of this round is sent; the first of them counts.
+    pub(super) fn began(&mut self, round: u64, now: Instant) {
+        if self.rounds.back().is_some_and(|(last, _)| *last >= round) {
+            return;
+        }
+        if self.rounds.len() >= ROUND_TRIPS_MAX {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back((round, now));
+    }
+
+    /// The reign is over: its rounds say nothing about those of the next.
+    pub(super) fn forget(&mut self) {
+        self.rounds.clear();
+    }
+
+    fn round(&self, round: u64) -> Option<Instant> {
+        let at = self.rounds.binary_search_by_key(&round, |(round, _)| *round).ok()?;
+        self.rounds.get(at).map(|(_, began)| *began)
     }
 }
 

@@ -95,6 +95,11 @@ impl Tail {
         }
     }
 
+    /// The first record that is cached.
+    pub(crate) fn first(&self) -> Option<Index> {
+        self.chunks.front().map(|chunk| chunk.first)
+    }
+
     fn chunk_at(&self, index: Index) -> Option<usize> {
         let at = self.chunks.partition_point(|c| c.last() < index);
         (self.chunks.get(at)?.first <= index).then_some(at)
@@ -148,6 +153,7 @@ mod tests {
         assert_eq!(tail.frame(Index(2)), Some(Bytes::from_static(&[2])));
         assert_eq!(tail.frame(Index(3)), Some(Bytes::from_static(&[3])));
         assert_eq!(tail.frame(Index(4)), None);
+        assert_eq!(tail.first(), Some(Index(1)));
         assert_eq!(tail.bytes, 3);
     }
 

@@ -39,30 +39,34 @@ impl Upkeep {
     pub(super) fn new(now: Instant) -> Upkeep {
         Upkeep { membership: now, space: None, persist: now, persisting: false, persisted: Index(0) }
     }
+
+    pub(super) fn is_persisting(&self) -> bool {
+        self.persisting
+    }
+
+    pub(super) fn note_persisted(&mut self) {
+        self.persisting = false;
+    }
 }
 
 impl Driver {
     pub(super) fn on_tick(&mut self) {
         self.step(Input::Tick);
         let limit = self.shared.options.request_timeout;
-        let unknown = self.waiters.expire(limit, self.now, "too few copies were confirmed in time");
-        self.shared.metrics.unknown_outcomes.inc_by(unknown);
+        self.waiters.expire(limit, self.now, "too few copies were confirmed in time");
         if self.now - self.upkeep.membership >= MEMBERSHIP_EVERY {
             self.upkeep.membership = self.now;
             self.maybe_form();
+            self.maybe_readdress_itself();
             self.maybe_replace();
             self.expire_wishes();
+            self.expire_barriers();
             self.write_down_peers();
             self.publish_metrics();
         }
         self.maybe_measure_space();
         self.maybe_persist();
-        if let Some(error) = self.shared.store.failed() {
-            self.end(Ended::Failed(format!(
-                "the storage engine failed: {error}. Check the disk, then start the node again"
-            )));
-        }
-        self.publish();
+        self.store_failed();
     }
 
     fn maybe_measure_space(&mut self) {

@@ -66,21 +66,9 @@ async fn changed(face: &Face, change: Change) -> Answer {
     Ok(response)
 }
 
-/// A change that changes nothing yet.
-fn unchanged(config: &Config) -> Change {
-    Change {
-        base_version: config.version,
-        voters: config.voters.clone(),
-        learners: config.learners.clone(),
-        write_quorum: config.write_quorum,
-        preferred: config.preferred,
-        failover: config.failover,
-    }
-}
-
 /// What is asked for, with names resolved.
 fn change_of(config: &Config, wanted: ConfigChange) -> Result<Change, Failure> {
-    let mut change = unchanged(config);
+    let mut change = config.unchanged();
     if let Some(names) = wanted.remove_learners {
         for name in &names {
             let of_learner = change.learners.iter().position(|m| m.name == *name);
@@ -148,7 +136,7 @@ pub(super) async fn members(face: &Face, request: Request<Incoming>) -> Answer {
 
 /// The learner of this name becomes a voter, in the place of its old self if there is one.
 fn promoted(config: &Config, name: &str) -> Result<Change, Failure> {
-    let mut change = unchanged(config);
+    let mut change = config.unchanged();
     let at = change.learners.iter().position(|m| m.name == name);
     let at = at.ok_or_else(|| Failure::bad(format!("there is no learner named {name:?}")))?;
     let learner = change.learners.remove(at);
@@ -163,7 +151,7 @@ fn promoted(config: &Config, name: &str) -> Result<Change, Failure> {
 }
 
 fn removed(config: &Config, name: &str) -> Result<Change, Failure> {
-    let mut change = unchanged(config);
+    let mut change = config.unchanged();
     let before = change.voters.len() + change.learners.len();
     change.voters.retain(|m| m.name != name);
     change.learners.retain(|m| m.name != name);

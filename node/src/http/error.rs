@@ -239,6 +239,7 @@ impl From<WriteError> for Failure {
             WriteError::NoSpace => Code::NoSpace,
             WriteError::TooManyCopies { .. } => Code::WriteQuorumInvalid,
             WriteError::Stopping => Code::Stopping,
+            WriteError::NotTaken(_) => Code::BadRequest,
             WriteError::Unknown(_) => Code::OutcomeUnknown,
         };
         Failure::new(code, error.to_string())

@@ -110,6 +110,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_keeps_every_digit_it_was_written_with() {
+        for text in ["12345678901234567890123", "0.1000000000000000055511151231257827", "-0", "1.50", "[1e400,2.0]"] {
+            let value = Value::from_line(text);
+            assert_eq!(value.kind, ValueKind::Json);
+            // An exponent is written with its sign: the one thing that changes.
+            assert_eq!(value.to_json().to_string(), text.replace("e4", "e+4"));
+        }
+    }
+
+    #[test]
     fn a_line_is_json_where_it_can_be_and_text_otherwise() {
         assert_eq!(Value::from_line(r#"{"name": "Alice"}"#), Value::json(&json!({"name": "Alice"})));
         assert_eq!(Value::from_line(r#""quoted""#), Value::text("quoted"));

@@ -67,6 +67,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Dials it elsewhere from now on, if it is elsewhere.
+    pub(super) fn move_to(&self, address: &str) {
+        self.address.send_if_modified(|known| {
+            let changed = known != address;
+            if changed {
+                address.clone_into(known);
+            }
+            changed
+        });
+    }
+
     pub(super) fn new(id: NodeId, address: String, member: bool, queue: (usize, usize)) -> Peer {
         Peer {
             id,
@@ -368,7 +379,13 @@ pub(super) async fn keep(shared: Arc<Shared>, peer: Arc<Peer>, lane: Arc<Lane>) 
                     break;
                 }
                 shared.report_unreachable(peer.id);
-                shared.complain(&format!("connection to node {} at {at} ended: {why}", peer.id));
+                let why = format!("connection to node {} at {at} ended: {why}", peer.id);
+                // While a cluster forms, one side after the other is bound to it and says hello once more: nothing to be told of.
+                if accepted.cluster.is_none() || *peer.address.borrow() != at {
+                    tracing::debug!("{why}");
+                } else {
+                    shared.complain(&why);
+                }
                 if since.elapsed() >= GOOD_AFTER {
                     backoff.reset();
                     continue;

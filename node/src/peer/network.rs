@@ -121,6 +121,7 @@ impl Shared {
     pub(super) fn greeted_by(self: &Arc<Self>, member: &Member) {
         let mut peers = self.peers.write();
         if let Some(peer) = peers.get(&member.id) {
+            peer.move_to(&member.peer);
             peer.lanes().iter().for_each(|lane| lane.nudge.notify_one());
         } else if peers.values().filter(|p| !*p.member.borrow()).count() < GUESTS_MAX {
             self.add_peer(&mut peers, member.id, &member.peer, false);
@@ -147,11 +148,7 @@ impl Shared {
         for member in members.iter().filter(|m| m.id != self.registry.me.id) {
             match peers.get(&member.id) {
                 Some(peer) => {
-                    peer.address.send_if_modified(|address| {
-                        let changed = *address != member.peer;
-                        address.clone_from(&member.peer);
-                        changed
-                    });
+                    peer.move_to(&member.peer);
                 }
                 None => self.add_peer(&mut peers, member.id, &member.peer, true),
             }
@@ -254,6 +251,13 @@ impl Network {
     /// Whom to dial and stay connected to. This node itself is skipped; an address that changed is dialed at once.
     pub fn set_members(&self, members: &[Member]) {
         self.shared.set_members(members);
+    }
+
+    /// A member says that it is elsewhere now than the configuration has it: dialed there from now on, until another configuration says more.
+    pub fn moved(&self, member: &Member) {
+        if let Some(peer) = self.shared.peer(member.id) {
+            peer.move_to(&member.peer);
+        }
     }
 
     /// From now on only this cluster: connections to and from nodes of another, or of none, end.

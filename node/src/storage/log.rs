@@ -26,8 +26,8 @@ const BATCH_BYTES_MAX: usize = 512 << 10;
 const BUFFER_BYTES_KEPT: usize = 2 << 20;
 /// The first segment's size: its blocks are written before the node starts, which must not take long.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
-/// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is written full soon.
-const GROWTH: u64 = 4;
+/// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is full before a large one is ready.
+const GROWTH: u64 = 2;
 /// The next segment is prepared when this part of the current one is used: early enough for the fastest writers, and a node that hardly writes
 /// does not fill a disk with zeros.
 const PREPARE_FROM: u64 = 8;

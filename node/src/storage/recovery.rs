@@ -260,6 +260,24 @@ pub fn set_aside(disk: &dyn Disk, dir: &Path, why: Aside) -> io::Result<PathBuf>
     Ok(aside)
 }
 
+/// Gives up the vote and with it the identity: the next [`open`] finds damage and makes this a new node of its cluster. For a node that learns from
+/// others that its disk has lost what it confirmed. Log and engine must be closed.
+///
+/// # Errors
+/// When the disk fails.
+pub fn renounce(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.remove(&dir.join(VOTE))?;
+    disk.sync_folder(dir)
+}
+
+/// Whether the data of a node with an identity was ever set aside here as damaged. (What an interrupted formatting leaves behind has none.)
+#[must_use]
+pub fn was_damaged(disk: &dyn Disk, dir: &Path) -> bool {
+    let names = disk.list(dir).unwrap_or_default();
+    let mut asides = names.iter().filter(|name| aside_number(name, Aside::Damaged).is_some());
+    asides.any(|name| disk.open(&dir.join(name).join(META)).is_ok())
+}
+
 /// The names in the folder but the lock, what was set aside before, and what belongs to the file system or is hidden.
 fn ours(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<String>> {
     let mut names = disk.list(dir)?;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use prometheus::{Gauge, Histogram, HistogramVec};
+use prometheus::{Gauge, Histogram};
 
 use crate::metrics::Metrics;
 
@@ -43,16 +43,15 @@ pub(super) struct Meters {
     /// Connections open.
     pub connections: Gauge,
     succeeded: [Histogram; Route::ALL.len()],
-    seconds: HistogramVec,
+    metrics: Arc<Metrics>,
 }
 
 impl Meters {
     pub(super) fn new(metrics: &Arc<Metrics>) -> Meters {
-        let seconds = metrics.request_seconds.clone();
         Meters {
             connections: metrics.connections.with_label_values(&["tcp"]),
-            succeeded: Route::ALL.map(|route| seconds.with_label_values(&[route.label(), "ok"])),
-            seconds,
+            succeeded: Route::ALL.map(|route| metrics.request_seconds.with_label_values(&[route.label(), "ok"])),
+            metrics: metrics.clone(),
         }
     }
 
@@ -62,7 +61,11 @@ impl Meters {
         if outcome == "ok" {
             self.succeeded[route as usize].observe(seconds);
         } else {
-            self.seconds.with_label_values(&[route.label(), outcome]).observe(seconds);
+            match outcome {
+                "outcome_unknown" => self.metrics.unknown_outcomes.inc(),
+                code => self.metrics.refused.with_label_values(&[code]).inc(),
+            }
+            self.metrics.request_seconds.with_label_values(&[route.label(), outcome]).observe(seconds);
         }
     }
 }

@@ -514,6 +514,7 @@ fn write_code(error: &WriteError) -> (&'static str, &'static str) {
         WriteError::Overloaded => ("BUSY", "overloaded"),
         WriteError::NoSpace => ("NOSPACE", "no_space"),
         WriteError::TooManyCopies { .. } => ("ERR", "too_many_copies"),
+        WriteError::NotTaken(_) => ("ERR", "bad_request"),
         WriteError::Unknown(_) => ("UNKNOWN", "outcome_unknown"),
     }
 }

@@ -17,16 +17,16 @@ pub(crate) struct Candidate {
     pre_vote: bool,
     /// Who granted, without this node.
     granted: BTreeSet<NodeId>,
-    /// Whether the old leader asked for this by a person's wish.
+    /// Whether a person wished for this, here or through the old leader: leadership is then not handed back by itself.
     by_hand: bool,
 }
 
 impl Replica {
-    /// Asks whether votes would be granted.
-    pub(super) fn become_pre_candidate(&mut self) {
+    /// Asks whether votes would be granted; `by_hand` if a person told this node to.
+    pub(super) fn become_pre_candidate(&mut self, by_hand: bool) {
         self.assert_may_campaign();
         self.leader = None;
-        self.role = RoleState::Candidate(Candidate { pre_vote: true, granted: BTreeSet::new(), by_hand: false });
+        self.role = RoleState::Candidate(Candidate { pre_vote: true, granted: BTreeSet::new(), by_hand });
         self.await_leader();
         let message = Message { term: self.term.next(), body: Body::PreVote { last: self.log.last() } };
         for to in self.electorate() {
@@ -95,10 +95,11 @@ impl Replica {
         if !elected {
             return;
         }
+        let by_hand = candidate.by_hand;
         if candidate.pre_vote {
-            self.become_candidate(false, false);
+            self.become_candidate(false, by_hand);
         } else {
-            self.become_leader(candidate.by_hand);
+            self.become_leader(by_hand);
         }
     }
 }

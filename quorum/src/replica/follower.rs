@@ -101,7 +101,13 @@ impl Replica {
 
     pub(super) fn handle_heartbeat(&mut self, from: NodeId, round: u64, commit: Index) {
         self.follow(from);
-        self.commit_to(commit.min(self.log.last().index));
+        // A leader names no more than this node has confirmed to it to be durable here. What is missing of that, the disk has lost without
+        // noticing (the last batch of a log, rotten, looks torn): the node can count for nothing any more.
+        if commit > self.log.last().index {
+            self.effects.push(Effect::Forgot { confirmed: commit });
+            return;
+        }
+        self.commit_to(commit);
         self.send_after(self.promises.latest_vote(), from, Body::HeartbeatReply { round });
     }
 

@@ -501,6 +501,9 @@ impl Host {
             Effect::ReadRefused { id: read, .. } => self.oracle.read_refused(read),
             Effect::Became { role, term, .. } => self.oracle.became(&self.nodes[&id], role, term),
             Effect::Reconfigured { config } => self.oracle.reconfigured(&self.nodes[&id], &config),
+            Effect::Forgot { confirmed } => {
+                panic!("node {id} lost what it confirmed up to {confirmed}; no disk here does")
+            }
             Effect::SetAside => {
                 self.oracle.set_aside(&self.nodes[&id]);
                 self.wipe(id);

@@ -111,6 +111,7 @@ pub fn effect(id: NodeId, effect: &Effect) -> String {
         Effect::ReadRefused { id: read, why } => format!("n{id} REFUSE read {read}: {why}"),
         Effect::Became { role, term, leader } => format!("n{id} BECAME {role} t{term} leader={}", someone(*leader)),
         Effect::Reconfigured { config: c } => format!("n{id} CONFIG {}", config(c)),
+        Effect::Forgot { confirmed } => format!("n{id} FORGOT what it confirmed up to {confirmed}"),
         Effect::SetAside => format!("n{id} SET ASIDE"),
     }
 }

@@ -24,11 +24,10 @@ async fn a_torn_tail_is_cut_and_the_node_stays_who_it_was() {
     let mut cluster = Cluster::start(3, 2).await;
     cluster.all_ready().await;
     let before = members(&cluster).await;
-    let hurts: [fn(&Path); 2] = [damage::cut_tail, damage::garbage_at_end];
+    let hurts: [fn(&Path); 2] = [damage::tear_tail, damage::garbage_at_end];
     for (round, hurt) in hurts.into_iter().enumerate() {
         fill(&cluster, &format!("round-{round}")).await;
         cluster.converged().await;
-        // A follower: the tail of its last batch may be lost, the others hold it.
         let victim = (cluster.leader_number().await + 1) % 3;
         cluster.nodes[victim].kill();
         hurt(&cluster.nodes[victim].dir);
@@ -38,6 +37,22 @@ async fn a_torn_tail_is_cut_and_the_node_stays_who_it_was() {
         assert_eq!(contents.lines().count(), 60 * (round + 1));
         assert_eq!(members(&cluster).await, before, "nobody is a new node");
     }
+}
+
+// What a rotten last batch leaves behind looks like a torn tail. The leader's heartbeat tells the node what it had confirmed.
+#[tokio::test]
+async fn a_follower_that_lost_what_it_had_confirmed_becomes_a_new_node_and_is_brought_up_to_date() {
+    let setup = Setup::new(3, 2).expect_error("the disk has lost entries").expect_error("damaged");
+    let mut cluster = setup.start().await;
+    cluster.all_ready().await;
+    fill(&cluster, "k").await;
+    cluster.converged().await;
+    let victim = (cluster.leader_number().await + 1) % 3;
+    cluster.nodes[victim].kill();
+    damage::lose_tail(&cluster.nodes[victim].dir);
+    cluster.nodes[victim].start();
+    cluster.leader().await.put("/v1/kv/after", "v").await.expect(200);
+    assert_eq!(cluster.converged().await.lines().count(), 61);
 }
 
 /// Hurts one node's disk while it is down; it must come back as a new node under its old name, by itself.
@@ -66,7 +81,7 @@ async fn a_new_self(cluster: &mut Cluster, victim: usize, hurt: impl FnOnce(&mut
 
 #[tokio::test]
 async fn corruption_in_the_middle_makes_a_new_node_that_takes_the_place_of_its_old_self() {
-    let setup = Setup::new(3, 2).expect_error("the data was damaged").expect_error("the data is damaged");
+    let setup = Setup::new(3, 2).expect_error("data is damaged: it is set aside").expect_error("the data was damaged");
     let mut cluster = setup.start().await;
     cluster.all_ready().await;
     fill(&cluster, "k").await;

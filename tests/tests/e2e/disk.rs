@@ -13,7 +13,7 @@ async fn below_the_reserve_writes_are_refused_deletes_taken_and_a_restart_with_r
     cluster.nodes[0].stop().await;
     // More than any disk here has free.
     let at = cluster.nodes[0].args.iter().position(|a| a == "--disk-reserve").expect("a reserve") + 1;
-    let usual = std::mem::replace(&mut cluster.nodes[0].args[at], (1_u64 << 60).to_string());
+    let usual = std::mem::replace(&mut cluster.nodes[0].args[at], "1000000GiB".to_owned());
     cluster.nodes[0].start();
     cluster.led_by(0).await;
     eventually("writes are refused", || async {
