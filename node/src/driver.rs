@@ -26,9 +26,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorum::{
-    Body, Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time, Token,
-};
+use quorum::{Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time, Token};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::forward::Call;
@@ -425,7 +423,7 @@ impl Driver {
     fn on_peer_event(&mut self, event: PeerEvent<Imported>) {
         match event {
             PeerEvent::Message { from, cluster, message, records } => {
-                if !self.listens_to(cluster, &message.body) {
+                if !self.listens_to(cluster) {
                     return;
                 }
                 self.membership.heard_cluster(cluster);
@@ -453,21 +451,13 @@ impl Driver {
     }
 
     /// Whether a message is of this node's cluster. The network refuses the connections of others; but two founders may court a blank node, and what
-    /// the second sent can be in the queue already when the node binds to the first. A node of no cluster answers, and has nothing else to say.
-    fn listens_to(&self, cluster: Option<ClusterId>, body: &Body) -> bool {
-        let answers = matches!(
-            body,
-            Body::PreVoteReply { .. }
-                | Body::VoteReply { .. }
-                | Body::Appended { .. }
-                | Body::Rejected { .. }
-                | Body::HeartbeatReply { .. }
-        );
+    /// the second sent can be in the queue already when the node binds to the first. A connection that was made before its node was bound still
+    /// speaks for no cluster: what comes on it counts, since a node says nothing but answers until it is bound, and then to this cluster.
+    fn listens_to(&self, cluster: Option<ClusterId>) -> bool {
         match (self.cluster, cluster) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            (None, Some(_)) => true,
-            (Some(_), None) => answers,
             (None, None) => false,
+            (None, Some(_)) | (Some(_), None) => true,
         }
     }
 
