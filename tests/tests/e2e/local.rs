@@ -83,7 +83,7 @@ async fn what_it_prints_works_when_copied_and_the_data_stays() {
     assert!(text.contains("A cluster of 6 nodes is up.") && text.contains("4 of 6 copies"), "{text}");
 
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let starts = ["curl ", "redis-cli ", "(echo "];
+    let starts = ["curl ", "redis-cli ", "printf "];
     let copied: Vec<&&str> = lines.iter().filter(|l| starts.iter().any(|s| l.starts_with(s))).collect();
     assert!(copied.len() >= 6, "{text}");
     let expected = [
