@@ -287,7 +287,7 @@ impl Parted {
         let reader = wal.reader();
         let (peer_tx, peers) = mpsc::channel(PEER_EVENTS);
         let network: Network = Network::start(
-            Identity { id, incarnation, cluster, bound, member: me.clone() },
+            Identity { id, incarnation, cluster, member: me.clone() },
             peer,
             network_options(&options),
             metrics.clone(),
@@ -385,7 +385,6 @@ fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
 
 fn network_options(options: &NodeOptions) -> NetworkOptions {
     NetworkOptions {
-        heartbeat: options.heartbeat,
         election_max: options.election.1,
         delay: options.delay,
         call_timeout: options.request_timeout,

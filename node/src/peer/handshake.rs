@@ -356,7 +356,7 @@ mod tests {
     fn registry(n: u16, cluster: Option<u128>) -> Registry {
         let id = NodeId(u128::from(n));
         let cluster = cluster.map(ClusterId);
-        Registry::new(Identity { id, incarnation: 5, cluster, bound: cluster.is_some(), member: member(n) })
+        Registry::new(Identity { id, incarnation: 5, cluster, member: member(n) })
     }
 
     fn refusal(at: &Registry, hello: &Hello) -> String {

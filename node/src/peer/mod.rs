@@ -50,8 +50,6 @@ pub struct Identity {
     pub incarnation: u64,
     /// The cluster it is bound to, or configured to belong to.
     pub cluster: Option<ClusterId>,
-    /// Whether it is bound (and not merely configured).
-    pub bound: bool,
     /// How others reach it.
     pub member: Member,
 }
@@ -59,8 +57,6 @@ pub struct Identity {
 /// Settings and bounds.
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
-    /// Time between heartbeats.
-    pub heartbeat: Duration,
     /// The longest election timeout: a connection on which nothing gets through for twice as long is given up.
     pub election_max: Duration,
     /// Simulated delay of each append with entries: uniform in this range.
@@ -88,7 +84,6 @@ pub struct NetworkOptions {
 impl Default for NetworkOptions {
     fn default() -> NetworkOptions {
         NetworkOptions {
-            heartbeat: Duration::from_millis(100),
             election_max: Duration::from_secs(1),
             delay: (Duration::ZERO, Duration::ZERO),
             // A value of 1 MiB a thousand times in one command would not fit, and is refused long before.

@@ -119,13 +119,7 @@ impl Node {
         let mut options = NetworkOptions::default();
         adjust(&mut options);
         let cluster = spec.cluster.map(ClusterId);
-        let identity = Identity {
-            id: member.id,
-            incarnation: spec.incarnation,
-            cluster,
-            bound: cluster.is_some(),
-            member: member.clone(),
-        };
+        let identity = Identity { id: member.id, incarnation: spec.incarnation, cluster, member: member.clone() };
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let (sender, events) = mpsc::channel(spec.events);
         let snapshots = Snapshots::default();
