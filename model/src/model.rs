@@ -445,14 +445,6 @@ impl Checked for Model {
             Property::sometimes("the last term has a leader", |m: &Model, s: &State| {
                 s.leaders.len() == usize::from(m.bounds.terms)
             }),
-            Property::sometimes("an entry of an earlier term is committed", |_, s: &State| {
-                s.committed.iter().any(|c| c.by > c.entry.term)
-            }),
-            Property::sometimes("a log is cut back", |_, s: &State| {
-                s.nodes.iter().any(|n| {
-                    s.nodes.iter().any(|m| m.leads() && m.term == n.term && n.log.agrees_with(&m.log) < n.log.len())
-                })
-            }),
         ];
         if self.bounds.writes > 0 {
             properties
