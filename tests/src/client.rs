@@ -1,5 +1,6 @@
 //! Small clients: HTTP answers in one piece, the Redis protocol, lines of text.
 
+use std::io;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -120,13 +121,30 @@ impl RespClient {
     /// # Panics
     /// If nobody listens.
     pub async fn connect(address: &str) -> RespClient {
-        RespClient(BufReader::new(TcpStream::connect(address).await.expect("a connection")))
+        RespClient::try_connect(address).await.expect("a connection")
+    }
+
+    /// As [`RespClient::connect`], for nodes that may be down.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub async fn try_connect(address: &str) -> io::Result<RespClient> {
+        Ok(RespClient(BufReader::new(timeout(REPLY, TcpStream::connect(address)).await??)))
     }
 
     /// A command and its reply.
     pub async fn call(&mut self, arguments: &[&str]) -> Resp {
         self.send(&RespClient::frame(arguments)).await;
         self.reply().await
+    }
+
+    /// As [`RespClient::call`], for nodes that may go down.
+    ///
+    /// # Errors
+    /// If the connection breaks or stays silent: whether the command was carried out is not known then.
+    pub async fn try_call(&mut self, arguments: &[&str]) -> io::Result<Resp> {
+        self.0.get_mut().write_all(&RespClient::frame(arguments)).await?;
+        self.try_reply().await
     }
 
     /// A command as bytes.
@@ -144,19 +162,31 @@ impl RespClient {
         self.0.get_mut().write_all(bytes).await.expect("the node reads");
     }
 
-    async fn line(&mut self) -> String {
+    async fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        let read = timeout(REPLY, self.0.read_line(&mut line)).await.expect("a reply in time").expect("a reply");
-        assert!(read > 0, "the node closed the connection");
-        line.trim_end().to_owned()
+        match timeout(REPLY, self.0.read_line(&mut line)).await?? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection")),
+            _ => Ok(line.trim_end().to_owned()),
+        }
     }
 
     /// The next reply.
     pub async fn reply(&mut self) -> Resp {
-        let line = self.line().await;
+        self.try_reply().await.expect("a reply in time")
+    }
+
+    /// As [`RespClient::reply`], for nodes that may go down.
+    ///
+    /// # Errors
+    /// If the connection breaks or stays silent.
+    ///
+    /// # Panics
+    /// If what comes is no reply.
+    pub async fn try_reply(&mut self) -> io::Result<Resp> {
+        let line = self.line().await?;
         let (kind, rest) = line.split_at(1);
         let number = || rest.parse::<i64>().unwrap_or_else(|_| panic!("not a number: {line:?}"));
-        match kind {
+        Ok(match kind {
             "+" => Resp::Simple(rest.to_owned()),
             "-" => Resp::Error(rest.to_owned()),
             ":" => Resp::Integer(number()),
@@ -164,7 +194,7 @@ impl RespClient {
             "$" if number() < 0 => Resp::Null,
             "$" => {
                 let mut bytes = vec![0; number() as usize + 2];
-                timeout(REPLY, self.0.read_exact(&mut bytes)).await.expect("a reply in time").expect("a reply");
+                timeout(REPLY, self.0.read_exact(&mut bytes)).await??;
                 assert!(bytes.ends_with(b"\r\n"), "a bulk string ends with CR LF");
                 bytes.truncate(bytes.len() - 2);
                 Resp::Bulk(bytes)
@@ -174,12 +204,12 @@ impl RespClient {
                 let count = number() * if kind == "%" { 2 } else { 1 };
                 let mut items = Vec::new();
                 for _ in 0..count {
-                    items.push(Box::pin(self.reply()).await);
+                    items.push(Box::pin(self.try_reply()).await?);
                 }
                 Resp::Array(items)
             }
             other => panic!("a reply of unknown kind {other:?}: {line:?}"),
-        }
+        })
     }
 
     /// Whether the node has closed the connection and sent nothing more.

@@ -16,8 +16,10 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod wait;
+pub mod workload;
 
 pub use client::{Answer, Lines, Resp, RespClient};
 pub use cluster::{Cluster, Setup};
 pub use process::Node;
 pub use wait::{eventually, eventually_in};
+pub use workload::{Settings, Target, Workload};

@@ -10,6 +10,7 @@ mod disk;
 mod failover;
 mod followers;
 mod formation;
+mod history;
 mod lab;
 mod local;
 mod quorums;
