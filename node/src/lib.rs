@@ -6,6 +6,9 @@
 pub mod cli;
 mod driver;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handle;
 pub mod http;
 mod join;
@@ -18,5 +21,5 @@ pub mod stage;
 pub mod storage;
 pub mod tcp;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod testing;

@@ -8,6 +8,8 @@
 mod bench;
 mod client;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod local;
 mod output;
 mod serve;

@@ -19,6 +19,10 @@ use crate::kv::Condition;
 /// How long a body may take to arrive. At the largest default value that is 35 kB a second.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Room made at once for a body whose length was announced: a value of ordinary size. Beyond it room grows with what arrives, so that
+/// announcing costs nothing.
+const ROOM_AHEAD: usize = 64 << 10;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What is planned but not there yet.
@@ -210,7 +214,7 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
         // The usual case: one packet, one slice of the connection's buffer, no copy.
         return if first.len() > limit { Err(Failure::too_large(limit)) } else { Ok(first) };
     }
-    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit).min(ROOM_AHEAD);
     let mut whole = BytesMut::with_capacity(first.len() + expected);
     let mut chunk = first;
     loop {

@@ -13,6 +13,8 @@
 mod apply;
 mod command;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod overlay;
 mod store;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The store as a whole: what it shows, against a model and under concurrent drains; what survives; what a snapshot carries.
 
 mod pieces;
+mod power;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -276,3 +276,14 @@ impl Imported {
         self.meta.config.as_deref().cloned()
     }
 }
+
+/// The chunk with the checksum that its bytes should have, for [`super::fuzzing`]: what a sender with a fault might send.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn with_checksum(chunk: Bytes) -> Bytes {
+    let mut bytes = chunk.to_vec();
+    if bytes.len() >= HEAD_BYTES {
+        let crc = checksum(&bytes);
+        bytes[CRC_AT].copy_from_slice(&crc.to_le_bytes());
+    }
+    Bytes::from(bytes)
+}

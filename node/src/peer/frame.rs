@@ -28,6 +28,10 @@ const GROUP: u32 = 0;
 /// What is read at once from a connection that carries little.
 const READ_SMALL: usize = 8 << 10;
 
+/// Room made at once for a frame that is announced but not there: whoever announces 32 MiB and sends nothing costs no more than this. Beyond it
+/// room grows with what arrives.
+pub(super) const ROOM_AHEAD: usize = 64 << 10;
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
@@ -80,7 +84,7 @@ fn checksum(preface: &[u8], checked: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Splits the first frame off `buf`; `None` if it is not complete yet, with room reserved for the rest of it.
+/// Splits the first frame off `buf`; `None` if it is not complete yet, with room reserved for what comes next.
 pub(super) fn parse(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameError> {
     if buf.len() < PREFACE {
         return Ok(None);
@@ -103,7 +107,8 @@ pub(super) fn parse(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, Fra
         return Err(FrameError::Lengths);
     }
     if buf.len() < PREFACE + length {
-        buf.reserve(PREFACE + length - buf.len());
+        let missing = PREFACE + length - buf.len();
+        buf.reserve(missing.min(ROOM_AHEAD.max(buf.len())));
         return Ok(None);
     }
     if checksum(&buf[..16], &buf[PREFACE..PREFACE + checked]) != crc {
@@ -195,6 +200,16 @@ mod tests {
         let before = buf.capacity();
         assert_eq!(parse(&mut buf, 1024), Err(FrameError::TooLong { length: u32::MAX as usize, max: 1024 }));
         assert_eq!(buf.capacity(), before);
+    }
+
+    #[test]
+    fn a_frame_that_is_only_announced_takes_little_room() {
+        let frame = framed(5, b"head", &vec![7; 16 << 20]);
+        let mut buf = BytesMut::from(&frame[..PREFACE + 100]);
+        assert_eq!(parse(&mut buf, 32 << 20), Ok(None));
+        assert!(buf.capacity() <= 2 * ROOM_AHEAD, "{} bytes for {} that arrived", buf.capacity(), PREFACE + 100);
+        buf.extend_from_slice(&frame[PREFACE + 100..]);
+        assert!(parse(&mut buf, 32 << 20).is_ok_and(|frame| frame.is_some()));
     }
 
     proptest::proptest! {

@@ -348,6 +348,31 @@ pub(super) async fn accept(
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(HandshakeError::Timeout))
 }
 
+/// What a greeting and its answer promise, for [`super::fuzzing`]: whoever says whatever is admitted or refused.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(registry: &Registry, frame: &super::frame::Frame) {
+    if let Ok(hello) = wire::get_value::<Hello>(frame, HELLO) {
+        let _admitted = registry.admit(&hello);
+        let _again = registry.admit(&hello);
+    }
+    if let Ok(Reply::Accepted(accepted)) = wire::get_value::<Reply>(frame, HELLO_REPLY) {
+        let _approved = registry.approve(None, &accepted);
+    }
+}
+
+/// A greeting of each kind, and both answers.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz_seeds(registry: &Registry) -> Vec<Result<BytesMut, wire::WireError>> {
+    let hello = |lane| Hello { id: NodeId(2), process: 7, ..registry.hello(lane, Some(NodeId(1))) };
+    let accepted = Accepted { cluster: None, id: NodeId(2), incarnation: 3, process: 7 };
+    vec![
+        wire::value(HELLO, &hello(LaneKind::Control)),
+        wire::value(HELLO, &hello(LaneKind::Introduce)),
+        wire::value(HELLO_REPLY, &Reply::Accepted(accepted)),
+        wire::value(HELLO_REPLY, &Reply::Refused("no".to_owned())),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,8 @@ pub mod bench;
 mod connection;
 mod delay;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod network;
 mod snapshot;

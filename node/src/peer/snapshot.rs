@@ -268,3 +268,21 @@ async fn next(shared: &Shared, framed: &mut Framed) -> Result<Frame, String> {
         Err(_) => Err("the sender made no progress".into()),
     }
 }
+
+/// What the frames around a snapshot promise, for [`super::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(frame: &Frame) {
+    let _ = wire::get_value::<Begin>(frame, SNAPSHOT_BEGIN);
+    let _ = wire::get_value::<End>(frame, SNAPSHOT_END);
+    let _ = wire::get_value::<Done>(frame, SNAPSHOT_DONE);
+}
+
+/// One frame of each kind.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz_seeds() -> Vec<Result<BytesMut, wire::WireError>> {
+    vec![
+        wire::value(SNAPSHOT_BEGIN, &Begin { term: Term(3) }),
+        wire::value(SNAPSHOT_END, &End { chunks: 3, bytes: 999 }),
+        wire::value(SNAPSHOT_DONE, &Done { failed: Some("no room".to_owned()) }),
+    ]
+}

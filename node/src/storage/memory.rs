@@ -173,6 +173,10 @@ impl MemoryDisk {
         contents.durable = contents.live.clone();
     }
 
+    pub(super) fn is_file(&self, path: &Path) -> bool {
+        self.0.lock().live.contains_key(path)
+    }
+
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.0.lock().live.keys().cloned().collect()
     }

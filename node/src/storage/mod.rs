@@ -20,9 +20,11 @@
 //! | `damaged-<n>/`, `removed-<n>/` | what was set aside | the oldest go |
 
 pub mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod log;
 mod map;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod memory;
 mod meta;
 mod prepare;

@@ -11,6 +11,8 @@ mod admin;
 pub mod bench;
 mod commands;
 mod detect;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keys;
 mod lines;
 mod meters;

@@ -8,17 +8,17 @@ use super::*;
 type Hook = Box<dyn FnMut(&dyn Engine) + Send>;
 
 /// An engine that tells of every batch, once it is in and, as far as the drain goes, synced.
-struct Watched<E> {
+pub(super) struct Watched<E> {
     inner: E,
     hook: Mutex<Option<Hook>>,
 }
 
 impl<E: Engine> Watched<E> {
-    fn new(inner: E) -> Arc<Watched<E>> {
+    pub(super) fn new(inner: E) -> Arc<Watched<E>> {
         Arc::new(Watched { inner, hook: Mutex::new(None) })
     }
 
-    fn watch(&self, hook: impl FnMut(&dyn Engine) + Send + 'static) {
+    pub(super) fn watch(&self, hook: impl FnMut(&dyn Engine) + Send + 'static) {
         *self.hook.lock().expect("hook") = Some(Box::new(hook));
     }
 }

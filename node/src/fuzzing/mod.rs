@@ -1,0 +1,69 @@
+//! What every parser of foreign bytes promises, as one function for each: any bytes go in, and a broken promise is a panic.
+//!
+//! The property tests beside this file and the fuzz targets in `fuzz/` call the very same functions, so that an input which a fuzzer found
+//! can be run as a test. A check stands next to the parser it is about, whose private parts it needs; this table names them all. None of
+//! it is in the program: the module exists for tests and with the feature `fuzzing`.
+//!
+//! Promises common to all: no panic, whatever the bytes; an error, or a value that survives being written and read again; the same result
+//! in whatever pieces a stream arrives; no memory taken for bytes that were only announced.
+//!
+//! Where pieces or modes matter, the first byte of an input chooses them: see each check.
+
+#![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a check reports by panicking")]
+
+#[cfg(test)]
+mod tests;
+
+use crate::{cli, kv, peer, storage, tcp};
+
+/// One parser's check.
+pub struct Target {
+    /// The name of the fuzz target, and of its folder of inputs.
+    pub name: &'static str,
+    /// The check. Panics if the parser breaks a promise.
+    pub check: fn(&[u8]),
+    /// Valid inputs to begin from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+const fn target(name: &'static str, check: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    Target { name, check, seeds }
+}
+
+/// Every parser of bytes that come from a client, another node, a disk or a command line.
+pub const TARGETS: &[Target] = &[
+    target("resp_requests", tcp::fuzzing::requests, tcp::fuzzing::request_seeds),
+    target("resp_replies", tcp::fuzzing::replies, tcp::fuzzing::reply_seeds),
+    target("lines", tcp::fuzzing::lines, tcp::fuzzing::line_seeds),
+    target("peer_frames", peer::fuzzing::frames, peer::fuzzing::frame_seeds),
+    target("peer_messages", peer::fuzzing::messages, peer::fuzzing::message_seeds),
+    target("peer_values", peer::fuzzing::values, peer::fuzzing::value_seeds),
+    target("records", storage::fuzzing::records, storage::fuzzing::record_seeds),
+    target("configurations", storage::fuzzing::configurations, storage::fuzzing::configuration_seeds),
+    target("node_folder", storage::fuzzing::folder, storage::fuzzing::folder_seeds),
+    target("commands", kv::fuzzing::commands, kv::fuzzing::command_seeds),
+    target("engine_values", kv::fuzzing::engine_values, kv::fuzzing::engine_seeds),
+    target("snapshots", kv::fuzzing::snapshots, kv::fuzzing::snapshot_seeds),
+    target("settings", cli::fuzzing::settings, cli::fuzzing::setting_seeds),
+];
+
+/// Runs the check of this name.
+///
+/// # Panics
+/// When the parser breaks a promise, or when there is no such check.
+pub fn check(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("a target of this name");
+    (target.check)(data);
+}
+
+/// Cuts a stream into pieces of `step` bytes (at least one).
+pub(crate) fn pieces(stream: &[u8], step: u8) -> impl Iterator<Item = &[u8]> {
+    stream.chunks(usize::from(step).max(1))
+}
+
+/// A member with made-up names, for the values that carry one.
+pub(crate) fn config() -> quorum::Config {
+    let member = crate::testing::member;
+    let config = quorum::Config::first(vec![member(1), member(2), member(3)], 2, Some(quorum::NodeId(1)));
+    config.expect("numbers that are possible")
+}
