@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod clients;
 mod cluster_routes;
 mod damage;
 mod disk;
@@ -11,6 +12,7 @@ mod failover;
 mod followers;
 mod formation;
 mod lab;
+mod leases;
 mod local;
 mod quorums;
 mod redis;
