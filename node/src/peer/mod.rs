@@ -25,6 +25,7 @@ mod frame;
 mod handshake;
 mod network;
 mod snapshot;
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 mod wire;
