@@ -100,9 +100,6 @@ impl Clients {
         }
     }
 
-    /// Requests at a host that is gone are answered by nobody; the clients' patience ends them.
-    pub fn host_gone(&mut self, _host: usize) {}
-
     /// What a client is told of a write must be what it led to.
     ///
     /// # Errors
@@ -170,7 +167,7 @@ impl Cluster {
         };
         let op = Op { client, host, want: want.clone(), invoked: self.now, floor };
         self.clients.ops.insert(number, op);
-        let patience = self.plan.request_timeout * 2;
+        let patience = self.plan.request_timeout * 5 / 4;
         self.after(patience, Event::Patience(number));
         if self.trace.is_kept() {
             self.say(host, || format!("client {client} asks {number}: {want:?}"));
@@ -304,6 +301,12 @@ impl Cluster {
             debug_assert!(op.invoked <= self.now);
             self.done(number);
         }
+    }
+
+    /// Whoever waits at a host that is gone sees its connection break.
+    pub(crate) fn clients_lost(&mut self, host: usize) {
+        let ops: Vec<u64> = self.clients.ops.iter().filter(|(_, op)| op.host == host).map(|(n, _)| *n).collect();
+        ops.into_iter().for_each(|op| self.client_gives_up(op));
     }
 
     fn done(&mut self, number: u64) {

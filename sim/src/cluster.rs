@@ -418,7 +418,7 @@ impl Cluster {
             h.disk.restart();
             h.engine.restart();
         }
-        self.clients.host_gone(host);
+        self.clients_lost(host);
     }
 
     /// A process has ended by itself.
@@ -443,7 +443,7 @@ impl Cluster {
             h.hurt = true;
             self.lost.extend(h.identity);
         }
-        self.clients.host_gone(host);
+        self.clients_lost(host);
         let wait = self.dice.within(50_000, 800_000);
         self.after(wait, Event::Start(host));
         Ok(())

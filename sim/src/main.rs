@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quorate_sim::{Fault, Outcome, Plan, run};
+
+/// A seed that takes longer is worth a line.
+const SLOW: Duration = Duration::from_secs(10);
 
 fn number(args: &[String], flag: &str, default: u64) -> u64 {
     let at = args.iter().position(|a| a == flag);
@@ -53,7 +56,14 @@ fn many(from: u64, seeds: u64, jobs: u64) -> ExitCode {
                     if seed >= from + seeds {
                         return;
                     }
+                    let begun = Instant::now();
                     let outcome = run(seed, Plan::draw(seed), false);
+                    if let Some(v) = &outcome.violation {
+                        println!("seed {seed}: {}: {}", v.invariant, v.what);
+                    }
+                    if begun.elapsed() >= SLOW {
+                        println!("seed {seed} took {:?}", begun.elapsed());
+                    }
                     let Ok(mut sum) = sum.lock() else { return };
                     add(&mut sum, seed, outcome);
                 }
@@ -75,9 +85,6 @@ fn many(from: u64, seeds: u64, jobs: u64) -> ExitCode {
         sum.snapshots
     );
     println!("faults: {:?}", sum.faults);
-    for (seed, what) in sum.failed.iter().take(20) {
-        println!("seed {seed}: {what}");
-    }
     if sum.failed.is_empty() {
         return ExitCode::SUCCESS;
     }
