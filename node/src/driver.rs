@@ -18,8 +18,9 @@ mod publish;
 mod tail;
 mod upkeep;
 mod waiters;
+pub(crate) mod world;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ use publish::RoundTrips;
 use tail::Tail;
 use upkeep::Upkeep;
 use waiters::Waiters;
+use world::World;
 
 /// Time between ticks of the core: a tenth of the default heartbeat, so that timeouts are kept to within 10 %.
 const TICK: Duration = Duration::from_millis(10);
@@ -104,7 +106,7 @@ pub(crate) struct Parts {
     pub meta: Arc<Mutex<Meta>>,
     pub wal: Wal,
     pub log: LogReader,
-    pub network: Network,
+    pub world: Arc<dyn World>,
     pub applied: watch::Sender<Index>,
     pub asks: mpsc::Receiver<Ask>,
     pub peers: mpsc::Receiver<PeerEvent<Imported>>,
@@ -153,13 +155,13 @@ pub(crate) struct Driver {
     meta: Arc<Mutex<Meta>>,
     wal: Wal,
     log: LogReader,
-    network: Network,
+    world: Arc<dyn World>,
     calls: mpsc::UnboundedSender<Call>,
     tail: Tail,
     waiters: Waiters,
     queued_seconds: prometheus::Histogram,
     /// Reads that share a round, by the core's name for it.
-    barriers: HashMap<u64, Barriers>,
+    barriers: BTreeMap<u64, Barriers>,
     /// How many they are.
     barriers_waiting: usize,
     next_read: u64,
@@ -191,10 +193,46 @@ pub(crate) struct Driver {
 }
 
 /// Runs the node's protocol until it is asked to stop or cannot go on.
-pub(crate) async fn run(parts: Parts) -> Ended {
-    let (done_tx, done) = mpsc::unbounded_channel();
-    let (driver, queues) = Driver::new(parts, done_tx, done);
-    driver.turn_until_ended(queues).await
+pub(crate) async fn run(parts: Parts, network: Network) -> Ended {
+    let (driver, queues) = Driver::new(parts, Instant::now());
+    driver.turn_until_ended(queues, network).await
+}
+
+/// A driver whose turns someone else begins.
+pub(crate) struct Stepped {
+    driver: Driver,
+    queues: Queues,
+    turn: Turn,
+}
+
+impl Stepped {
+    pub(crate) fn new(parts: Parts, now: Instant) -> Stepped {
+        let (mut driver, queues) = Driver::new(parts, now);
+        driver.begin();
+        Stepped { driver, queues, turn: Turn::default() }
+    }
+
+    /// A turn at `now` with whatever is queued, and those after it that a backlog makes necessary. Why the node is to end, if it is.
+    pub(crate) fn turn(&mut self, now: Instant, mut ticks: bool) -> Option<Ended> {
+        loop {
+            self.queues.take(&mut self.turn);
+            let stop = *self.queues.stop.borrow_and_update();
+            if let Some(ended) = self.driver.turn(now, &mut self.turn, ticks, stop) {
+                self.queues.refuse_the_rest();
+                self.driver.waiters.abandon("the node stopped");
+                self.driver.refuse_barriers(&ReadError::Stopping);
+                return Some(ended);
+            }
+            ticks = false;
+            if !self.driver.has_backlog() {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.driver.replica
+    }
 }
 
 /// What wakes the driver.
@@ -268,15 +306,11 @@ impl Queues {
 const STOPPING: &str = "this node is stopping";
 
 impl Driver {
-    fn new(
-        parts: Parts,
-        done_tx: mpsc::UnboundedSender<Done>,
-        done: mpsc::UnboundedReceiver<Done>,
-    ) -> (Driver, Queues) {
+    fn new(parts: Parts, now: Instant) -> (Driver, Queues) {
+        let (done_tx, done) = mpsc::unbounded_channel();
         let metrics = parts.shared.metrics.clone();
         let stop = parts.shared.stop.subscribe();
         let queues = Queues { asks: parts.asks, peers: parts.peers, wal: parts.wal_events, done, stop };
-        let now = Instant::now();
         let last_written = parts.replica.last().index;
         let driver = Driver {
             replica: parts.replica,
@@ -296,10 +330,10 @@ impl Driver {
             meta: parts.meta,
             wal: parts.wal,
             log: parts.log,
-            network: parts.network,
+            world: parts.world,
             calls: parts.calls,
             tail: Tail::new(TAIL_BYTES),
-            barriers: HashMap::new(),
+            barriers: BTreeMap::new(),
             barriers_waiting: 0,
             next_read: 0,
             wishes: Vec::new(),
@@ -322,11 +356,16 @@ impl Driver {
         (driver, queues)
     }
 
-    async fn turn_until_ended(mut self, mut queues: Queues) -> Ended {
+    /// Before the first turn.
+    fn begin(&mut self) {
         if let Some(config) = self.replica.config().cloned() {
             self.take_members(&config);
         }
         self.publish();
+    }
+
+    async fn turn_until_ended(mut self, mut queues: Queues, network: Network) -> Ended {
+        self.begin();
         let mut tick = tokio::time::Instant::now();
         let mut turn = Turn::default();
         loop {
@@ -337,26 +376,34 @@ impl Driver {
                 tokio::task::yield_now().await;
                 queues.take(&mut turn);
             }
-            self.now = Instant::now();
-            self.take(&mut turn);
             let ticks = tokio::time::Instant::now() >= tick;
+            let stop = *queues.stop.borrow_and_update();
+            if let Some(ended) = self.turn(Instant::now(), &mut turn, ticks, stop) {
+                return self.shut_down(ended, queues, network).await;
+            }
             if ticks {
-                self.on_tick();
                 tick = tokio::time::Instant::now() + TICK;
             }
-            self.apply_committed();
-            self.answer();
-            if ticks {
-                // Now, when all that is committed is applied: under load there is no other moment at which this node has caught up.
-                self.publish();
-            }
-            if *queues.stop.borrow_and_update() {
-                self.leave();
-            }
-            if let Some(ended) = self.ended.take() {
-                return self.shut_down(ended, queues).await;
-            }
         }
+    }
+
+    /// One turn: what was taken from the queues, a tick if it is due, and all that follows. Why the node is to end, if it is.
+    fn turn(&mut self, now: Instant, turn: &mut Turn, ticks: bool, stop: bool) -> Option<Ended> {
+        self.now = now;
+        self.take(turn);
+        if ticks {
+            self.on_tick();
+        }
+        self.apply_committed();
+        self.answer();
+        if ticks {
+            // Now, when all that is committed is applied: under load there is no other moment at which this node has caught up.
+            self.publish();
+        }
+        if stop {
+            self.leave();
+        }
+        self.ended.take()
     }
 
     fn take(&mut self, turn: &mut Turn) {
@@ -386,7 +433,7 @@ impl Driver {
         self.replica.step(time, input, &mut effects);
         // Before anything of this step truncates the log: whoever reads it for a follower must notice that this reign is over.
         let leading = (self.replica.role() == Role::Leader).then(|| self.replica.term());
-        self.network.set_leading(leading);
+        self.world.set_leading(leading);
         for effect in effects.drain(..) {
             self.carry_out(effect);
         }
@@ -659,13 +706,13 @@ impl Driver {
         self.ended.get_or_insert(ended);
     }
 
-    async fn shut_down(mut self, ended: Ended, mut queues: Queues) -> Ended {
+    async fn shut_down(mut self, ended: Ended, mut queues: Queues, network: Network) -> Ended {
         queues.refuse_the_rest();
         self.waiters.abandon("the node stopped");
         self.shared.store.hurry();
         self.refuse_barriers(&ReadError::Stopping);
-        self.network.set_leading(None);
-        self.network.stop().await;
+        self.world.set_leading(None);
+        network.stop().await;
         let work = async {
             while (self.upkeep.is_persisting() || self.installing.is_some())
                 && let Some(done) = queues.done.recv().await

@@ -421,9 +421,53 @@ impl Handle {
         if bytes > most { Err(format!("it has {bytes} bytes, the limit is {most}")) } else { Ok(()) }
     }
 
-    fn enqueue(&self, payload: Bytes, frees_space: bool, copies: Option<usize>) -> Pending {
+    /// Hands a write in at a time of the caller's clock: for whoever drives a node by hand.
+    pub(crate) fn submit_at(
+        &self,
+        command: &Command,
+        copies: Option<usize>,
+        arrived: Instant,
+    ) -> oneshot::Receiver<Result<Written, WriteError>> {
+        self.shared.store.prefetch(command);
+        match self.enqueue_at(command.encode(), command.frees_space(), copies, arrived) {
+            Pending::Asked(receiver) => receiver,
+            Pending::Known(known) => {
+                let (reply, receiver) = oneshot::channel();
+                let _ = known.map(|known| reply.send(known));
+                receiver
+            }
+        }
+    }
+
+    /// As [`Handle::change_config`], without waiting.
+    pub(crate) fn ask_change(&self, change: Change) -> oneshot::Receiver<Result<u64, ChangeError>> {
+        self.put(|reply| Ask::Change(Box::new(change), reply))
+    }
+
+    /// As [`Handle::transfer`], without waiting.
+    pub(crate) fn ask_transfer(&self, to: Option<NodeId>) -> oneshot::Receiver<Result<(), ChangeError>> {
+        self.put(|reply| Ask::Transfer(to, reply))
+    }
+
+    /// As [`Handle::campaign`], without waiting.
+    pub(crate) fn ask_campaign(&self) -> oneshot::Receiver<Result<(), ChangeError>> {
+        self.put(Ask::Campaign)
+    }
+
+    /// Puts a question into the queue if there is room; if not, its answer never comes.
+    fn put<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> oneshot::Receiver<T> {
         let (reply, receiver) = oneshot::channel();
-        let ask = Ask::Write(WriteAsk { payload, frees_space, copies, arrived: Instant::now(), reply });
+        let _ = self.shared.asks.try_send(ask(reply));
+        receiver
+    }
+
+    fn enqueue(&self, payload: Bytes, frees_space: bool, copies: Option<usize>) -> Pending {
+        self.enqueue_at(payload, frees_space, copies, Instant::now())
+    }
+
+    fn enqueue_at(&self, payload: Bytes, frees_space: bool, copies: Option<usize>, arrived: Instant) -> Pending {
+        let (reply, receiver) = oneshot::channel();
+        let ask = Ask::Write(WriteAsk { payload, frees_space, copies, arrived, reply });
         match self.shared.asks.try_send(ask) {
             Ok(()) => Pending::Asked(receiver),
             Err(mpsc::error::TrySendError::Full(_)) => Pending::Known(Some(Err(WriteError::Overloaded))),

@@ -15,9 +15,12 @@ mod join;
 pub mod kv;
 pub mod metrics;
 pub mod node;
+mod opening;
 pub mod options;
 pub mod peer;
 pub mod stage;
+#[doc(hidden)]
+pub mod stepped;
 pub mod storage;
 pub mod tcp;
 

@@ -11,19 +11,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorum::{Index, Member, NodeId, Quorum, Recovered, Replica, Role, Settings};
+use quorum::{Index, Member, NodeId, Quorum, Role};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::driver::{self, Parts};
+use crate::driver::{self, Parts, world::Real};
 use crate::forward::{self, PeerForward};
 use crate::handle::{Handle, NodeState, Shared};
 use crate::kv::{Import, Imported, Store};
 use crate::metrics::Metrics;
+use crate::opening::{OnDisk, Recovery};
 use crate::options::NodeOptions;
 use crate::peer::{Identity, LogSource, Network, NetworkOptions, SnapshotSink, SnapshotSource, SnapshotStore};
-use crate::storage::{self, Aside, LogReader, Opened, RealDisk, Wal};
+use crate::storage::{self, Aside, LogReader, RealDisk, Wal};
 use crate::{http, join, tcp};
 
 /// Messages of other nodes that wait for the driver; beyond it their connections are not read.
@@ -31,12 +32,6 @@ const PEER_EVENTS: usize = 4_096;
 
 /// How long the faces may take to end their connections.
 const FACES_END: Duration = Duration::from_secs(3);
-
-/// Appends under way to one follower. Two keep its disk busy while the next batch gathers.
-const WINDOW: usize = 2;
-
-/// The same under a simulated delay: a long line must be kept full.
-const WINDOW_DELAYED: usize = 256;
 
 /// A running node.
 pub struct Node {
@@ -109,11 +104,11 @@ impl Node {
         let peer = listen(options.peer, "other nodes", "--peer-port").await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Impossible(e.to_string()))?);
         let opening = { (options.clone(), metrics.clone()) };
-        let disk = tokio::task::spawn_blocking(move || Disk::open(&opening.0, &opening.1))
+        let disk = tokio::task::spawn_blocking(move || open_real(&opening.0, &opening.1))
             .await
             .map_err(|e| StartError::Data(format!("opening the data directory failed: {e}")))??;
         let ports = [local_port(&http), local_port(&tcp), local_port(&peer)];
-        let me = member(disk.opened.meta.id(), &options, ports);
+        let me = member(disk.id(), &options, ports);
         Ok(Parted { options, disk, me, metrics }.run(http, tcp, peer))
     }
 
@@ -183,99 +178,19 @@ impl Node {
     }
 }
 
-/// What is on the disk, opened and in agreement with itself.
-struct Disk {
-    opened: Opened,
-    store: Store,
-}
-
-impl Disk {
-    fn open(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<Disk, StartError> {
-        let mut disk = Disk::open_once(options, metrics)?;
-        let (start, applied) = (disk.opened.start, disk.store.applied());
-        if applied.index < start.index {
-            // The log was cut up to `start` because the engine had promised to hold what lies before.
-            let why = format!("the engine holds entries up to {applied}, the log begins after {start}");
-            tracing::error!(why, "the data is damaged: this node becomes a new one and joins again");
-            drop(disk);
-            storage::set_aside(&RealDisk, &options.data_dir, Aside::Damaged)
-                .map_err(|e| StartError::Data(e.to_string()))?;
-            disk = Disk::open_once(options, metrics)?;
-        }
-        let (last, applied) = (disk.opened.log.last(), disk.store.applied());
-        let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
-        if applied.index > last.index || !agrees {
-            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it took over a snapshot, and the node
-            // ended before the log was emptied: what the log has there, and behind it, was never committed.
-            if applied.term > disk.opened.term {
-                // The vote first: a log of a later term than the saved one passes for a forgotten vote.
-                disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
-                (disk.opened.term, disk.opened.voted_for) = (applied.term, None);
-            }
-            disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
-            (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
-        }
-        Ok(disk)
-    }
-
-    fn open_once(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<Disk, StartError> {
-        let opened = storage::open(&options.data_dir, Arc::new(RealDisk), &options.limits)
-            .map_err(|e| StartError::Data(e.to_string()))?;
-        let store = Store::open(&opened.store_dir, &options.limits, metrics.clone())
-            .map_err(|e| StartError::Data(e.to_string()))?;
-        Ok(Disk { opened, store })
-    }
-}
-
-/// The term of the entry that the log holds at `index`.
-fn head_at(opened: &Opened, index: Index) -> Option<quorum::Term> {
-    let at = index.0.checked_sub(opened.start.index.0 + 1)?;
-    opened.heads.get(usize::try_from(at).ok()?).map(|head| head.term)
-}
-
 /// Everything that is there before the parts are connected.
 struct Parted {
     options: NodeOptions,
-    disk: Disk,
+    disk: OnDisk,
     me: Member,
     metrics: Arc<Metrics>,
 }
 
 impl Parted {
     fn run(self, http: TcpListener, tcp: TcpListener, peer: TcpListener) -> Node {
-        let Parted { options, disk: Disk { opened, store }, me, metrics } = self;
-        let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, renewed, .. } = opened;
-        let blank = start.index == Index(0) && heads.is_empty();
-        // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
-        // log is bound for ever, and founds nothing: an empty cluster must not pass for the one whose data was lost.
-        let has_forgotten = renewed.is_some() || storage::was_damaged(&RealDisk, &options.data_dir);
-        if blank && meta.known_peers().is_empty() && !has_forgotten {
-            meta.forget_cluster();
-        }
-        if blank && has_forgotten && options.form.is_some() {
-            tracing::error!(
-                "this node's data was damaged and set aside (damaged-…, in its data directory): it joins its cluster again, and forms no new one. \
-                 If that cluster is lost, restore its data, or start over with an empty data directory"
-            );
-        }
-        let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
-        let bound = meta.cluster().is_some();
-        let cluster = meta.cluster().or(options.cluster_id);
-        // What was applied is committed. If the log still has the last of what the engine has, it has all of it, and the engine need not
-        // wait for a leader to become whole. If it has another entry there, it lost the true one with the power: nothing follows.
-        let ahead = store.whole_from();
-        let head = ahead.index.0.checked_sub(start.index.0 + 1).and_then(|at| heads.get(usize::try_from(at).ok()?));
-        let known_committed = head.filter(|head| head.term == ahead.term).map_or(Index(0), |_| ahead.index);
-        let recovered = Recovered {
-            term,
-            voted_for,
-            start,
-            start_config: (start.index > Index(0)).then(|| store.config()).flatten(),
-            heads,
-            commit: commit.max(store.applied().index).max(known_committed),
-        };
-        let replica = Replica::new(id, settings(&options, id, incarnation), recovered, quorum::Time(0));
-
+        let Parted { options, disk, me, metrics } = self;
+        let Recovery { meta, vote, log, store, replica, cluster, bound, may_form, known_peers, id, incarnation } =
+            disk.recover(&RealDisk, &options);
         let (wal_tx, wal_events) = mpsc::unbounded_channel();
         let wal = Wal::start(log, vote, metrics.clone(), move |event| {
             // The driver may have ended; nobody needs the news then.
@@ -317,12 +232,12 @@ impl Parted {
             me: me.clone(),
             cluster,
             bound,
-            may_form: blank && cluster.is_none() && !has_forgotten && options.form.is_some(),
+            may_form,
             data_dir: options.data_dir.clone(),
             meta: Arc::new(Mutex::new(meta)),
             wal,
             log: reader,
-            network: network.clone(),
+            world: Arc::new(Real(network.clone())),
             applied: applied_tx,
             asks,
             peers,
@@ -330,7 +245,7 @@ impl Parted {
             calls: calls_tx,
             shared,
         };
-        let driver = tokio::spawn(driver::run(parts));
+        let driver = tokio::spawn(driver::run(parts, network.clone()));
         let faces = vec![
             tokio::spawn(http::serve(http, handle.clone())),
             tokio::spawn(tcp::serve(tcp, handle.clone())),
@@ -339,6 +254,11 @@ impl Parted {
         ];
         Node { handle, driver, faces, ended: None }
     }
+}
+
+fn open_real(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<OnDisk, StartError> {
+    let open_store = |dir: &Path| Store::open(dir, &options.limits, metrics.clone());
+    OnDisk::open(&(Arc::new(RealDisk) as Arc<dyn storage::Disk>), options, &open_store)
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
@@ -365,23 +285,6 @@ fn member(id: NodeId, options: &NodeOptions, [http, tcp, peer]: [u16; 3]) -> Mem
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
-    let delayed = options.delay.1 > Duration::ZERO;
-    Settings {
-        heartbeat: micros(options.heartbeat),
-        election_min: micros(options.election.0),
-        election_max: micros(options.election.1),
-        window: if delayed { WINDOW_DELAYED } else { WINDOW },
-        lease_reads: options.lease_reads,
-        seed: (id.0 as u64) ^ ((id.0 >> 64) as u64) ^ incarnation,
-        ..Settings::default()
-    }
-}
-
 fn network_options(options: &NodeOptions) -> NetworkOptions {
     NetworkOptions {
         election_max: options.election.1,
@@ -391,7 +294,7 @@ fn network_options(options: &NodeOptions) -> NetworkOptions {
     }
 }
 
-fn blank_state() -> NodeState {
+pub(crate) fn blank_state() -> NodeState {
     NodeState {
         role: Role::Follower,
         term: quorum::Term(0),
@@ -456,33 +359,4 @@ impl SnapshotSource for crate::kv::Export {
 #[must_use]
 pub fn has_data(dir: &Path) -> bool {
     dir.join("meta").is_file()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kv::{Command, Condition, Value};
-    use quorum::{NodeId, Position, Term};
-
-    #[test]
-    fn an_engine_ahead_of_the_log_and_of_the_vote_is_no_forgotten_vote_at_the_next_start() {
-        let dir = tempfile::tempdir().expect("folder");
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
-        let options = NodeOptions::new("node1", dir.path().to_owned(), any, any, any);
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let mut disk = Disk::open(&options, &metrics).expect("opens");
-        let id = disk.opened.meta.id();
-        disk.opened.vote.save(Term(3), Some(NodeId(9))).expect("saved");
-        let (key, value) = (Bytes::from_static(b"k"), Value::bytes(Bytes::from_static(b"v")));
-        let payload = Command::Put { key, value, condition: Condition::None }.encode();
-        disk.store.apply_command(Position::new(1, 5), &payload);
-        disk.store.persist().expect("durable");
-        drop(disk);
-        for _ in 0..2 {
-            let disk = Disk::open(&options, &metrics).expect("opens");
-            assert_eq!((disk.opened.meta.id(), disk.opened.renewed.clone()), (id, None));
-            assert_eq!((disk.opened.term, disk.opened.voted_for), (Term(5), None));
-            assert_eq!(disk.opened.start, Position::new(1, 5));
-        }
-    }
 }

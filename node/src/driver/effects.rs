@@ -121,9 +121,9 @@ impl Driver {
         self.last_written = last.index;
         let (store, done) = (self.shared.store.clone(), self.done_tx.clone());
         // Elsewhere, since it waits for a drain under way and for the disk: heartbeats are answered meanwhile.
-        tokio::task::spawn_blocking(move || {
+        self.world.elsewhere(Box::new(move || {
             let _ = done.send(Done::Installed(store.install(imported).map_err(|e| e.to_string())));
-        });
+        }));
     }
 
     /// The engine holds the snapshot durably: now the log may be emptied, and what was held back goes on its way.
@@ -153,7 +153,7 @@ impl Driver {
             }
             _ => Records::None,
         };
-        self.network.send(to, message, records);
+        self.world.send(to, message, records);
     }
 
     fn records(&self, prev: Position, entries: &[Head]) -> Records {
@@ -165,29 +165,11 @@ impl Driver {
     }
 
     fn send_snapshot(&mut self, to: NodeId) {
-        let (network, store, done) = (self.network.clone(), self.shared.store.clone(), self.done_tx.clone());
-        let term = self.replica.term();
+        let (term, done) = (self.replica.term(), self.done_tx.clone());
         tracing::info!(peer = %self.name_of(to), "the log does not reach back far enough: sending a snapshot");
-        tokio::spawn(async move {
-            let exported = tokio::task::spawn_blocking(move || store.export()).await;
-            let last = match exported {
-                Ok(Ok(export)) => match network.send_snapshot(to, term, export).await {
-                    Ok(Ok(last)) => Some(last),
-                    Ok(Err(error)) => {
-                        tracing::warn!(peer = %to, error, "sending a snapshot failed; it will be tried again");
-                        None
-                    }
-                    Err(_) => None,
-                },
-                Ok(Err(error)) => {
-                    tracing::warn!(peer = %to, %error, "exporting a snapshot failed; it will be tried again");
-                    None
-                }
-                Err(_) => None,
-            };
-            // The driver may have ended; nobody needs the news then.
-            let _ = done.send(Done::SnapshotSent { to, last });
-        });
+        // The driver may have ended; nobody needs the news then.
+        let ended = move |last| drop(done.send(Done::SnapshotSent { to, last }));
+        self.world.send_snapshot(to, term, &self.shared.store, Box::new(ended));
     }
 
     fn on_became(&mut self, role: Role, term: Term, leader: Option<NodeId>) {
@@ -234,7 +216,7 @@ impl Driver {
     pub(super) fn take_members(&mut self, config: &SharedConfig) {
         let members: Vec<_> = config.members().cloned().collect();
         if !self.membership.is_founding() {
-            self.network.set_members(&members);
+            self.world.set_members(&members);
         }
         self.membership.remember_peers(&members, &self.me, self.replica.last().index);
         tracing::info!(

@@ -79,7 +79,7 @@ impl Driver {
         tracing::info!(%cluster, "bound to the cluster");
         self.cluster = Some(cluster);
         self.bound = true;
-        self.network.bind(cluster);
+        self.world.bind(cluster);
         true
     }
 
@@ -91,7 +91,7 @@ impl Driver {
             Some(config) => {
                 // Whoever leads next is to find it where it is now, or nobody may be able to lead.
                 if config.member(member.id).is_some() && member.id != self.me.id {
-                    self.network.moved(&member);
+                    self.world.moved(&member);
                 }
                 (false, "this node does not lead".to_owned())
             }
@@ -150,7 +150,7 @@ impl Driver {
         voters.push(self.me.clone());
         let Ok(config) = Config::first(voters, formation.write_quorum, Some(self.me.id)) else { return };
         self.membership.may_form = false;
-        self.cluster = Some(ClusterId(uuid::Uuid::new_v4().as_u128()));
+        self.cluster = Some(ClusterId(self.world.draw_id()));
         tracing::info!(
             replicas = formation.replicas,
             write_quorum = formation.write_quorum,
@@ -172,7 +172,7 @@ impl Driver {
         self.membership.founding = false;
         let Some(config) = self.replica.config().cloned() else { return };
         let members: Vec<Member> = config.members().cloned().collect();
-        self.network.set_members(&members);
+        self.world.set_members(&members);
         // What the first step sent went nowhere.
         let me = self.me.id;
         for member in members.iter().filter(|m| m.id != me) {
@@ -307,11 +307,11 @@ impl Driver {
         let durable = self.replica.durable();
         let Some((_, peers)) = self.membership.to_remember.take_if(|(upto, _)| *upto <= durable) else { return };
         let meta = self.meta.clone();
-        tokio::task::spawn_blocking(move || {
+        self.world.elsewhere(Box::new(move || {
             if let Err(error) = meta.lock().set_known_peers(peers) {
                 tracing::warn!(%error, "the addresses of the other nodes could not be written down");
             }
-        });
+        }));
     }
 
     pub(super) fn name_of(&self, id: NodeId) -> String {

@@ -6,7 +6,7 @@ use quorum::{Index, Input, Position, Role};
 
 use super::{Done, Driver};
 use crate::node::Ended;
-use crate::storage::{Disk, Job, RealDisk};
+use crate::storage::Job;
 
 /// How often newcomers, replacements and wishes are looked at.
 const MEMBERSHIP_EVERY: Duration = Duration::from_millis(100);
@@ -74,12 +74,12 @@ impl Driver {
             return;
         }
         self.upkeep.space = Some(self.now);
-        let (dir, done) = (self.data_dir.clone(), self.done_tx.clone());
-        tokio::task::spawn_blocking(move || {
+        let (dir, world, done) = (self.data_dir.clone(), self.world.clone(), self.done_tx.clone());
+        self.world.elsewhere(Box::new(move || {
             // A disk that does not tell its free space is not for that reason full.
-            let free = RealDisk.free_space(&dir).unwrap_or(u64::MAX);
+            let free = world.free_space(&dir).unwrap_or(u64::MAX);
             let _ = done.send(Done::Space { free });
-        });
+        }));
     }
 
     pub(super) fn on_space(&mut self, free: u64) {
@@ -116,9 +116,9 @@ impl Driver {
         self.upkeep.persisting = true;
         self.upkeep.persist = self.now;
         let (store, done) = (self.shared.store.clone(), self.done_tx.clone());
-        tokio::task::spawn_blocking(move || {
+        self.world.elsewhere(Box::new(move || {
             let _ = done.send(Done::Persisted(store.persist().map_err(|e| e.to_string())));
-        });
+        }));
     }
 
     pub(super) fn on_state_persisted(&mut self, result: Result<Position, String>) {

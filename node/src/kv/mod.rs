@@ -29,6 +29,7 @@ use quorum::Position;
 
 pub use command::{Command, Condition, KEY_BYTES_MAX, Outcome};
 pub use engine::EngineError;
+pub use engine::memory::MemoryHome;
 pub use store::Store;
 pub use transfer::{Export, Import, Imported};
 pub use value::{Value, ValueKind};

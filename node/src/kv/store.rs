@@ -134,7 +134,13 @@ impl Store {
 
     /// A store on an engine without a disk. It has no thread: what drains, does so within the call that makes it necessary.
     pub(crate) fn on_memory(engine: MemoryEngine, limits: &Limits) -> Store {
-        match Store::start(Arc::new(engine), Box::new(MemoryHome), limits, drain::PIECE_BYTES, None, false) {
+        Store::in_memory(&MemoryHome::holding(engine), limits, drain::PIECE_BYTES)
+    }
+
+    /// A store on the engine that a [`MemoryHome`] has, which outlives it; drained in pieces of so many bytes. Without a thread, too.
+    #[must_use]
+    pub fn in_memory(home: &MemoryHome, limits: &Limits, piece_bytes: usize) -> Store {
+        match Store::start(Arc::new(home.current()), Box::new(home.clone()), limits, piece_bytes, None, false) {
             Ok(store) => store,
             Err(error) => unreachable!("memory cannot fail to be read: {error}"),
         }

@@ -27,6 +27,7 @@ pub(crate) mod fuzzing;
 mod handshake;
 mod network;
 mod snapshot;
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 mod wire;

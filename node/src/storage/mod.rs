@@ -34,7 +34,7 @@ mod segment;
 mod vote;
 mod wal;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, FolderLock, RealDisk};
 pub use log::{Batch, Log, LogError};
 pub use map::{LogReader, ReadLogError};
 pub use meta::{Meta, MetaError};
@@ -42,7 +42,7 @@ pub use prepare::Preparation;
 pub use record::{Record, RecordError, RecordKind};
 pub use recovery::{Aside, OpenError, Opened, open, renounce, set_aside, was_damaged};
 pub use vote::VoteFile;
-pub use wal::{Job, Wal, WalEvent};
+pub use wal::{Job, Turns, Wal, WalEvent};
 
 #[cfg(test)]
 mod measure;

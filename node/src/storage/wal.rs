@@ -3,6 +3,9 @@
 //! It takes everything queued, writes consecutive entries as one batch, syncs once, and reports once: group commit without a timer. The
 //! more arrives while a sync is under way, the more the next one covers. After the first error it reports [`WalEvent::Failed`] once and is gone.
 //!
+//! [`Turns`] is the same without the thread: who holds it decides when a turn begins and when it is done. So a simulator gives it time, and power cuts
+//! in the middle.
+//!
 //! Before: `driver` submits [`Job`]s in the order of the core's effects. After: `log`, `vote`; the events go back to the driver.
 
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use quorum::{Index, NodeId, Position, Term, Token};
 
 use super::log::{Batch, Log, LogError};
 use super::map::LogReader;
-use super::prepare::Helper;
+use super::prepare::{Helper, Preparation};
 use super::vote::VoteFile;
 use crate::metrics::Metrics;
 
@@ -114,12 +117,22 @@ impl Wal {
     ) -> Wal {
         let reader = log.reader();
         let (jobs, received) = channel();
-        let writer = Writer { log, vote, metrics, helper, staged: None, done: None, cut: None, bytes: 0 };
+        let writer = Writer::new(log, vote, metrics, helper);
         let thread = std::thread::Builder::new()
             .name("wal".to_owned())
             .spawn(move || writer.run(&received, notify))
             .unwrap_or_else(|error| panic!("cannot start the thread of the log: {error}"));
         Wal { jobs, thread: Mutex::new(Some(thread)), reader }
+    }
+
+    /// The same without a thread: jobs wait until the other half carries them out.
+    #[must_use]
+    pub fn detached(log: Log, vote: VoteFile, metrics: Arc<Metrics>) -> (Wal, Turns) {
+        let reader = log.reader();
+        let (jobs, received) = channel();
+        let writer = Writer::new(log, vote, metrics, None);
+        let turns = Turns { writer, jobs: received, gathered: Vec::new(), failed: false };
+        (Wal { jobs, thread: Mutex::new(None), reader }, turns)
     }
 
     /// Hands a job in. Never blocks. After a failure, or [`Wal::stop`], jobs vanish unreported.
@@ -156,7 +169,68 @@ impl Drop for Wal {
     }
 }
 
+/// The turns of a log without a thread, one at a time: [`Turns::begin`], some time, [`Turns::finish`].
+#[derive(Debug)]
+pub struct Turns {
+    writer: Writer,
+    jobs: Receiver<Message>,
+    gathered: Vec<Job>,
+    failed: bool,
+}
+
+impl Turns {
+    /// Takes the jobs of the next turn, as far as they have been submitted. Whether there are any.
+    pub fn begin(&mut self) -> bool {
+        let mut bytes = 0;
+        while bytes < TURN_BYTES_MAX
+            && let Ok(Message::Job(job)) = self.jobs.try_recv()
+        {
+            if let Job::Write { frames, .. } = &job {
+                bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            }
+            self.gathered.push(job);
+        }
+        !self.failed && !self.gathered.is_empty()
+    }
+
+    /// The jobs of the turn under way.
+    #[must_use]
+    pub fn under_way(&self) -> &[Job] {
+        &self.gathered
+    }
+
+    /// Carries out the turn, and says what a thread would report. Nothing is reported after a failure.
+    pub fn finish(&mut self) -> Option<WalEvent> {
+        if self.failed {
+            return None;
+        }
+        let jobs = std::mem::take(&mut self.gathered);
+        let event = std::cell::Cell::new(None);
+        let done = jobs.into_iter().try_for_each(|job| self.writer.take(job));
+        let done = done.and_then(|()| self.writer.finish(&|reported| event.set(Some(reported))));
+        if let Err(error) = done {
+            self.failed = true;
+            // A thread may have reported before it failed at what it does afterwards; the failure is what counts then.
+            return Some(WalEvent::Failed { error: error.to_string() });
+        }
+        event.take()
+    }
+
+    /// What is to be done for the next segment, step by step, in between the turns.
+    pub fn preparation(&mut self) -> Option<Preparation> {
+        self.writer.log.preparation()
+    }
+
+    /// Takes a preparation back that is done, or failed.
+    pub fn prepared(&mut self, preparation: Preparation, result: std::io::Result<()>) -> Option<WalEvent> {
+        let error = self.writer.log.prepared(preparation, result).err()?;
+        self.failed = true;
+        Some(WalEvent::Failed { error: error.to_string() })
+    }
+}
+
 /// Consecutive entries that will be one batch.
+#[derive(Debug)]
 struct Staged {
     first: Index,
     last: Index,
@@ -164,6 +238,7 @@ struct Staged {
     frames: Vec<Bytes>,
 }
 
+#[derive(Debug)]
 struct Writer {
     log: Log,
     vote: VoteFile,
@@ -180,6 +255,10 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(log: Log, vote: VoteFile, metrics: Arc<Metrics>, helper: Option<Helper>) -> Writer {
+        Writer { log, vote, metrics, helper, staged: None, done: None, cut: None, bytes: 0 }
+    }
+
     fn run(mut self, jobs: &Receiver<Message>, notify: impl Fn(WalEvent)) {
         self.metrics.wal_bytes.set(i64::try_from(self.log.bytes()).unwrap_or(i64::MAX));
         // Ends with Stop, with the last sender, or with the first error.
@@ -212,6 +291,12 @@ impl Writer {
                 Err(_) => break,
             }
         }
+        self.finish(notify)?;
+        Ok(more)
+    }
+
+    /// Makes durable what was taken, reports it, and does what may wait until after that.
+    fn finish(&mut self, notify: &impl Fn(WalEvent)) -> Result<(), LogError> {
         self.write_staged()?;
         let begun = self.log.is_dirty().then(Instant::now);
         self.log.sync()?;
@@ -229,7 +314,7 @@ impl Writer {
         }
         self.bytes = 0;
         self.metrics.wal_bytes.set(i64::try_from(self.log.bytes()).unwrap_or(i64::MAX));
-        Ok(more)
+        Ok(())
     }
 
     /// Hands over what makes the next segment ready, and takes back what is done.

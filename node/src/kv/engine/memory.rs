@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot};
 use crate::kv::Item;
@@ -60,50 +60,70 @@ impl State {
     }
 }
 
-/// The engine.
-#[derive(Default)]
-pub(crate) struct MemoryEngine(RwLock<State>);
+/// The engine. Clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryEngine {
+    state: Arc<RwLock<State>>,
+    name: String,
+    fuse: Fuse,
+}
+
+/// How many operations are still done before the disk fails; `None` for one that does not.
+type Fuse = Arc<Mutex<Option<u64>>>;
 
 impl MemoryEngine {
     /// Batches that a power loss may take, newest first.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn at_risk(&self) -> usize {
-        self.0.read().runs.len()
+        self.state.read().runs.len()
     }
 
     /// The engine as a power loss leaves it when `kept` of the batches at risk happened to reach the disk.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn after_power_loss(&self, kept: usize) -> MemoryEngine {
-        let mut state = self.0.read().clone();
+        let mut state = self.state.read().clone();
         state.runs.truncate(kept);
         let kept = state.runs.len();
         state.make_durable(kept);
-        MemoryEngine(RwLock::new(state))
+        MemoryEngine { state: Arc::new(RwLock::new(state)), ..MemoryEngine::default() }
+    }
+}
+
+impl MemoryEngine {
+    /// Fails if the fuse has burnt down.
+    fn burn(&self, doing: &str) -> Result<(), EngineError> {
+        match &mut *self.fuse.lock() {
+            None => Ok(()),
+            Some(0) => Err(EngineError::Damaged(format!("the disk failed to {doing}"))),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 }
 
 impl Engine for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
-        let state = self.0.read();
+        let state = self.state.read();
         Ok(state.layers().find_map(|run| run.get(key)).cloned().flatten())
     }
 
     fn meta(&self) -> Result<Option<Meta>, EngineError> {
-        let state = self.0.read();
+        let state = self.state.read();
         Ok(state.runs.last().map(|batch| &batch.meta).or(state.durable_meta.as_ref()).cloned())
     }
 
     fn snapshot(&self) -> Box<dyn Snapshot> {
-        Box::new(self.0.read().clone())
+        Box::new(self.state.read().clone())
     }
 
     fn graves(&self) -> Result<Graves, EngineError> {
-        Ok(self.0.read().graves().clone())
+        Ok(self.state.read().graves().clone())
     }
 
     fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+        self.burn("write")?;
         let run: Run = changes.iter().map(|change| (change.key.clone(), change.item.cloned())).collect();
-        let mut state = self.0.write();
+        let mut state = self.state.write();
         let mut graves = Graves::new();
         if !meta.is_whole() {
             graves.clone_from(state.graves());
@@ -118,7 +138,8 @@ impl Engine for MemoryEngine {
     }
 
     fn persist(&self) -> Result<(), EngineError> {
-        let mut state = self.0.write();
+        self.burn("sync")?;
+        let mut state = self.state.write();
         let all = state.runs.len();
         state.make_durable(all);
         Ok(())
@@ -133,7 +154,7 @@ impl Engine for MemoryEngine {
     }
 
     fn name(&self) -> &str {
-        "memory"
+        &self.name
     }
 
     fn doom(&self, _doomed: bool) {}
@@ -175,29 +196,111 @@ impl Iterator for Walk {
     }
 }
 
-/// Nothing outlives the process, so there is nothing to remember.
-pub(crate) struct MemoryHome;
+/// Where the engines of one node live: what is left of them when the process is gone. Clones are the same place.
+#[derive(Clone, Default)]
+pub struct MemoryHome(Arc<Mutex<Places>>);
+
+#[derive(Default)]
+struct Places {
+    current: MemoryEngine,
+    /// Engines filled and not adopted (yet).
+    filled: Vec<MemoryEngine>,
+    names: u64,
+    fuse: Fuse,
+}
+
+impl MemoryHome {
+    pub(crate) fn holding(current: MemoryEngine) -> MemoryHome {
+        let fuse = current.fuse.clone();
+        MemoryHome(Arc::new(Mutex::new(Places { current, fuse, ..Places::default() })))
+    }
+
+    /// The engine in use.
+    pub(crate) fn current(&self) -> MemoryEngine {
+        let mut places = self.0.lock();
+        places.current.fuse = places.fuse.clone();
+        places.current.clone()
+    }
+
+    /// After so many more operations every one fails, until [`MemoryHome::restart`].
+    pub fn fail_after(&self, operations: u64) {
+        *self.0.lock().fuse.lock() = Some(operations);
+    }
+
+    /// The process has ended: the next one finds what this one wrote.
+    pub fn restart(&self) {
+        let mut places = self.0.lock();
+        places.filled.clear();
+        *places.fuse.lock() = None;
+    }
+
+    /// The power has gone: of the batches since the last sync the oldest `kept` survive.
+    pub fn lose_power(&self, kept: usize) {
+        self.restart();
+        let mut places = self.0.lock();
+        places.current = places.current.after_power_loss(kept);
+    }
+
+    /// Batches that a power loss may take, newest first.
+    #[must_use]
+    pub fn at_risk(&self) -> usize {
+        self.0.lock().current.at_risk()
+    }
+
+    /// All of it is gone.
+    pub fn wipe(&self) {
+        self.restart();
+        self.0.lock().current = MemoryEngine::default();
+    }
+
+    /// A copy of its own of the engine as it is, everything in it durable.
+    #[must_use]
+    pub fn copy(&self) -> MemoryHome {
+        let current = self.0.lock().current.clone();
+        MemoryHome::holding(current.after_power_loss(current.at_risk()))
+    }
+}
+
+impl std::fmt::Debug for MemoryHome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemoryHome")
+    }
+}
 
 impl Home for MemoryHome {
     fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError> {
-        Ok(Box::new(MemoryIngest(Run::new())))
+        Ok(Box::new(MemoryIngest { home: self.clone(), run: Run::new() }))
     }
 
-    fn adopt(&self, _engine: &dyn Engine) -> Result<(), EngineError> {
+    fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError> {
+        let mut places = self.0.lock();
+        if let Some(adopted) = places.filled.iter().find(|e| e.name == engine.name()).cloned() {
+            adopted.burn("adopt")?;
+            places.current = adopted;
+        }
+        places.filled.clear();
         Ok(())
     }
 }
 
-struct MemoryIngest(Run);
+struct MemoryIngest {
+    home: MemoryHome,
+    run: Run,
+}
 
 impl Ingest for MemoryIngest {
     fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError> {
-        self.0.extend(items.into_iter().map(|(key, item)| (key, Some(item))));
+        self.run.extend(items.into_iter().map(|(key, item)| (key, Some(item))));
         Ok(())
     }
 
     fn finish(self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError> {
-        let state = State { durable: Arc::new(self.0), durable_meta: Some(meta.clone()), ..State::default() };
-        Ok(Arc::new(MemoryEngine(RwLock::new(state))))
+        let state = State { durable: Arc::new(self.run), durable_meta: Some(meta.clone()), ..State::default() };
+        let mut places = self.home.0.lock();
+        places.names += 1;
+        let (name, fuse) = (places.names.to_string(), places.fuse.clone());
+        let engine = MemoryEngine { state: Arc::new(RwLock::new(state)), name, fuse };
+        places.filled.push(engine.clone());
+        Ok(Arc::new(engine))
     }
 }

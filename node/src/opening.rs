@@ -1,0 +1,194 @@
+//! Opening what a node has on its disk: identity, vote and log, the engine, and what they must agree on before the node may run.
+//!
+//! The disk is whatever lies behind [`Disk`], and the engine what `open_store` makes of its folder: a simulated node comes up through the very same code.
+//!
+//! Before: [`crate::node`]. After: [`crate::driver`], which gets the parts.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorum::{ClusterId, Index, NodeId, Recovered, Replica, Settings};
+
+use crate::kv::{Store, StoreError};
+use crate::node::StartError;
+use crate::options::NodeOptions;
+use crate::storage::{self, Aside, Disk, Log, Meta, Opened, VoteFile};
+
+/// Appends under way to one follower. Two keep its disk busy while the next batch gathers.
+const WINDOW: usize = 2;
+
+/// The same under a simulated delay: a long line must be kept full.
+const WINDOW_DELAYED: usize = 256;
+
+/// Opens the engine in the folder it has to itself.
+pub(crate) type OpenStore<'a> = &'a dyn Fn(&Path) -> Result<Store, StoreError>;
+
+/// What is on the disk, opened and in agreement with itself.
+pub(crate) struct OnDisk {
+    opened: Opened,
+    store: Store,
+}
+
+/// What a node starts from.
+pub(crate) struct Recovery {
+    pub meta: Meta,
+    pub vote: VoteFile,
+    pub log: Log,
+    pub store: Store,
+    pub replica: Replica,
+    /// The cluster bound to or configured.
+    pub cluster: Option<ClusterId>,
+    /// Whether the binding is written down.
+    pub bound: bool,
+    /// Whether an empty disk may found a cluster.
+    pub may_form: bool,
+    pub known_peers: Vec<String>,
+    pub id: NodeId,
+    pub incarnation: u64,
+}
+
+impl OnDisk {
+    /// The identity of the disk.
+    pub(crate) fn id(&self) -> NodeId {
+        self.opened.meta.id()
+    }
+
+    /// Opens identity, vote, log and engine, and settles what they disagree on after a crash.
+    pub(crate) fn open(
+        on: &Arc<dyn Disk>,
+        options: &NodeOptions,
+        open_store: OpenStore<'_>,
+    ) -> Result<OnDisk, StartError> {
+        let mut disk = OnDisk::open_once(on, options, open_store)?;
+        let (start, applied) = (disk.opened.start, disk.store.applied());
+        if applied.index < start.index {
+            // The log was cut up to `start` because the engine had promised to hold what lies before.
+            let why = format!("the engine holds entries up to {applied}, the log begins after {start}");
+            tracing::error!(why, "the data is damaged: this node becomes a new one and joins again");
+            drop(disk);
+            storage::set_aside(&**on, &options.data_dir, Aside::Damaged)
+                .map_err(|e| StartError::Data(e.to_string()))?;
+            disk = OnDisk::open_once(on, options, open_store)?;
+        }
+        let (last, applied) = (disk.opened.log.last(), disk.store.applied());
+        let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
+        if applied.index > last.index || !agrees {
+            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it took over a snapshot, and the node
+            // ended before the log was emptied: what the log has there, and behind it, was never committed.
+            if applied.term > disk.opened.term {
+                // The vote first: a log of a later term than the saved one passes for a forgotten vote.
+                disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
+                (disk.opened.term, disk.opened.voted_for) = (applied.term, None);
+            }
+            disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
+            (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
+        }
+        Ok(disk)
+    }
+
+    fn open_once(on: &Arc<dyn Disk>, options: &NodeOptions, open_store: OpenStore<'_>) -> Result<OnDisk, StartError> {
+        let opened = storage::open(&options.data_dir, on.clone(), &options.limits)
+            .map_err(|e| StartError::Data(e.to_string()))?;
+        let store = open_store(&opened.store_dir).map_err(|e| StartError::Data(e.to_string()))?;
+        Ok(OnDisk { opened, store })
+    }
+
+    /// What a node starts from, before anything of it runs.
+    pub(crate) fn recover(self, on: &dyn Disk, options: &NodeOptions) -> Recovery {
+        let OnDisk { opened, store } = self;
+        let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, renewed, .. } = opened;
+        let blank = start.index == Index(0) && heads.is_empty();
+        // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
+        // log is bound for ever, and founds nothing: an empty cluster must not pass for the one whose data was lost.
+        let has_forgotten = renewed.is_some() || storage::was_damaged(on, &options.data_dir);
+        if blank && meta.known_peers().is_empty() && !has_forgotten {
+            meta.forget_cluster();
+        }
+        if blank && has_forgotten && options.form.is_some() {
+            tracing::error!(
+                "this node's data was damaged and set aside (damaged-…, in its data directory): it joins its cluster again, and forms no new one. \
+                 If that cluster is lost, restore its data, or start over with an empty data directory"
+            );
+        }
+        let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
+        let bound = meta.cluster().is_some();
+        let cluster = meta.cluster().or(options.cluster_id);
+        // What was applied is committed. If the log still has the last of what the engine has, it has all of it, and the engine need not
+        // wait for a leader to become whole. If it has another entry there, it lost the true one with the power: nothing follows.
+        let ahead = store.whole_from();
+        let head = ahead.index.0.checked_sub(start.index.0 + 1).and_then(|at| heads.get(usize::try_from(at).ok()?));
+        let known_committed = head.filter(|head| head.term == ahead.term).map_or(Index(0), |_| ahead.index);
+        let recovered = Recovered {
+            term,
+            voted_for,
+            start,
+            start_config: (start.index > Index(0)).then(|| store.config()).flatten(),
+            heads,
+            commit: commit.max(store.applied().index).max(known_committed),
+        };
+        let replica = Replica::new(id, settings(options, id, incarnation), recovered, quorum::Time(0));
+        let may_form = blank && cluster.is_none() && !has_forgotten && options.form.is_some();
+        Recovery { meta, vote, log, store, replica, cluster, bound, may_form, known_peers, id, incarnation }
+    }
+}
+
+/// The term of the entry that the log holds at `index`.
+fn head_at(opened: &Opened, index: Index) -> Option<quorum::Term> {
+    let at = index.0.checked_sub(opened.start.index.0 + 1)?;
+    opened.heads.get(usize::try_from(at).ok()?).map(|head| head.term)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
+    let delayed = options.delay.1 > Duration::ZERO;
+    Settings {
+        heartbeat: micros(options.heartbeat),
+        election_min: micros(options.election.0),
+        election_max: micros(options.election.1),
+        window: if delayed { WINDOW_DELAYED } else { WINDOW },
+        lease_reads: options.lease_reads,
+        seed: (id.0 as u64) ^ ((id.0 >> 64) as u64) ^ incarnation,
+        ..Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::kv::{Command, Condition, Value};
+    use crate::metrics::Metrics;
+    use crate::storage::RealDisk;
+    use quorum::{Position, Term};
+
+    #[test]
+    fn an_engine_ahead_of_the_log_and_of_the_vote_is_no_forgotten_vote_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("folder");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+        let options = NodeOptions::new("node1", dir.path().to_owned(), any, any, any);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let on: Arc<dyn Disk> = Arc::new(RealDisk);
+        let open_store = |dir: &Path| Store::open(dir, &options.limits, metrics.clone());
+        let mut disk = OnDisk::open(&on, &options, &open_store).expect("opens");
+        let id = disk.opened.meta.id();
+        disk.opened.vote.save(Term(3), Some(NodeId(9))).expect("saved");
+        let (key, value) = (Bytes::from_static(b"k"), Value::bytes(Bytes::from_static(b"v")));
+        let payload = Command::Put { key, value, condition: Condition::None }.encode();
+        disk.store.apply_command(Position::new(1, 5), &payload);
+        disk.store.persist().expect("durable");
+        drop(disk);
+        for _ in 0..2 {
+            let disk = OnDisk::open(&on, &options, &open_store).expect("opens");
+            assert_eq!((disk.opened.meta.id(), disk.opened.renewed.clone()), (id, None));
+            assert_eq!((disk.opened.term, disk.opened.voted_for), (Term(5), None));
+            assert_eq!(disk.opened.start, Position::new(1, 5));
+        }
+    }
+}

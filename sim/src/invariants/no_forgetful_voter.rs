@@ -1,0 +1,45 @@
+//! Nobody votes twice in a term, nobody votes who holds nothing, and nobody comes back under its name without what its disk held.
+
+use quorum::{Body, Message, NodeId};
+
+use super::{Durable, Seen};
+use crate::truth::{Chronicle, Violation};
+
+/// A message on its way out.
+///
+/// # Errors
+/// When it is a vote that must not be.
+pub fn sent(chronicle: &mut Chronicle, seen: &Seen<'_>, to: NodeId, message: &Message) -> Result<(), Violation> {
+    let id = seen.replica.id();
+    let (voted_for, blank_matters) = match message.body {
+        Body::VoteReply { granted: true } => (to, true),
+        // A candidate's request says that its own vote is spent.
+        Body::Vote { .. } => (id, true),
+        _ => return Ok(()),
+    };
+    let term = message.term.0;
+    if blank_matters && seen.replica.is_blank() {
+        return Violation::of("no_forgetful_voter", format!("{} holds nothing and votes in term {term}", seen.name));
+    }
+    let before = *chronicle.votes.entry((term, id)).or_insert(voted_for);
+    if before != voted_for {
+        let what = format!("{} votes for {voted_for} in term {term}, and had voted for {before}", seen.name);
+        return Violation::of("no_forgetful_voter", what);
+    }
+    Ok(())
+}
+
+/// A node came up under the identity it had, on a disk that was not hurt.
+///
+/// # Errors
+/// When something is gone that its disk held for certain.
+pub fn restarted(seen: &Seen<'_>, before: &Durable) -> Result<(), Violation> {
+    let start = seen.replica.start().index.0;
+    for (index, term) in before.terms.range(start + 1..) {
+        if seen.replica.term_at(quorum::Index(*index)).map(|t| t.0) != Some(*term) {
+            let what = format!("{} came back without {index}@{term}, which its disk held", seen.name);
+            return Violation::of("no_forgetful_voter", what);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! What goes wrong, and when.
+//!
+//! It may do anything the product promises to survive, and nothing else: a disk is taken away for good only while enough of the others hold what is
+//! acknowledged (N − E of them at a time), and rot spares the end of a log, which cannot be told from a torn tail.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorum::{Config, Role};
+
+use crate::cluster::{Cluster, Event};
+use crate::dice::Dice;
+use crate::host::Wait;
+use crate::plan::Fault;
+use crate::truth::Violation;
+
+/// How a fault is taken back.
+#[derive(Clone, Debug)]
+enum Undo {
+    Links,
+    Network(u64),
+    Slow(usize),
+    Full(usize),
+}
+
+/// See the module's description.
+pub struct Nemesis {
+    dice: Dice,
+    undo: BTreeMap<u64, Undo>,
+    next: u64,
+    /// Whether it rests.
+    pub quiet: bool,
+    /// Faults so far, by kind.
+    pub faults: BTreeMap<Fault, u64>,
+    /// Reigns seen.
+    pub reigns: u64,
+    /// Snapshots sent.
+    pub snapshots: u64,
+    engines: BTreeSet<usize>,
+}
+
+impl Nemesis {
+    /// One that has done nothing yet.
+    #[must_use]
+    pub fn new(dice: Dice) -> Nemesis {
+        Nemesis {
+            dice,
+            undo: BTreeMap::new(),
+            next: 0,
+            quiet: false,
+            faults: BTreeMap::new(),
+            reigns: 0,
+            snapshots: 0,
+            engines: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a host's engine was made to fail; asked once.
+    pub fn engine_failed(&mut self, host: usize) -> bool {
+        self.engines.remove(&host)
+    }
+
+    /// Whether a node there may have forgotten the end of its log without noticing.
+    #[must_use]
+    pub fn may_forget(&self, _host: usize) -> bool {
+        false
+    }
+}
+
+impl Cluster {
+    /// The nemesis strikes once, and is due again.
+    pub(crate) fn strike(&mut self) -> Result<(), Violation> {
+        if self.nemesis.quiet {
+            return Ok(());
+        }
+        let every = self.plan.fault_every;
+        let next = self.nemesis.dice.within(every / 4, every * 7 / 4);
+        self.after(next, Event::Nemesis);
+        self.nemesis.next += 1;
+        let number = self.nemesis.next;
+        let faults = self.plan.faults.clone();
+        let Some(fault) = self.nemesis.dice.pick(&faults) else { return Ok(()) };
+        let mut dice = self.nemesis.dice.fork();
+        if self.plan.skipped.contains(&(number as usize)) {
+            return Ok(());
+        }
+        if self.inflict(number, fault, &mut dice)? {
+            *self.nemesis.faults.entry(fault).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn pick_running(&self, dice: &mut Dice) -> Option<usize> {
+        let up: Vec<usize> = (0..self.hosts.len()).filter(|h| self.hosts[*h].process.is_some()).collect();
+        // Leaders are worth more.
+        match self.leader() {
+            Some(leader) if dice.chance(350) => Some(leader),
+            _ => dice.pick(&up),
+        }
+    }
+
+    fn back_in(&mut self, host: usize, dice: &mut Dice) {
+        let wait = if dice.chance(700) { dice.within(20_000, 600_000) } else { dice.within(500_000, 4_000_000) };
+        self.after(wait, Event::Start(host));
+    }
+
+    fn undo_in(&mut self, number: u64, undo: Undo, micros: u64) {
+        self.nemesis.undo.insert(number, undo);
+        self.after(micros, Event::Heal(number));
+    }
+
+    /// Whether anything was done.
+    fn inflict(&mut self, number: u64, fault: Fault, dice: &mut Dice) -> Result<bool, Violation> {
+        let Some(host) = self.pick_running(dice) else { return Ok(false) };
+        let note = format!("FAULT {number} {fault:?}");
+        self.say(host, || note);
+        let now = self.now;
+        match fault {
+            Fault::Crash | Fault::PowerLoss => {
+                self.kill(host, fault == Fault::PowerLoss);
+                self.back_in(host, dice);
+            }
+            Fault::Blackout => {
+                for host in 0..self.hosts.len() {
+                    self.kill(host, true);
+                    self.back_in(host, dice);
+                }
+            }
+            Fault::Leave => {
+                if let Some(p) = &mut self.hosts[host].process {
+                    p.leaving = true;
+                    p.machine.leave();
+                }
+            }
+            Fault::Pause => self.hosts[host].paused_until = now + dice.within(50_000, 3_000_000),
+            Fault::Split | Fault::Cut => {
+                let links = if fault == Fault::Split { self.split(dice) } else { self.some_links(dice) };
+                self.cuts.insert(number, links);
+                self.undo_in(number, Undo::Links, dice.within(100_000, 4_000_000));
+            }
+            Fault::BadNetwork => {
+                let rate = dice.within(20, 400);
+                self.bad += rate;
+                self.undo_in(number, Undo::Network(rate), dice.within(200_000, 3_000_000));
+            }
+            Fault::SlowDisk => {
+                self.hosts[host].slow = dice.within(5, 100);
+                self.undo_in(number, Undo::Slow(host), dice.within(200_000, 3_000_000));
+            }
+            Fault::StalledDisk => self.hosts[host].stalled_until = now + dice.within(200_000, 3_000_000),
+            Fault::DiskError => self.hosts[host].disk.fail_after(dice.below(30)),
+            Fault::EngineError => {
+                self.nemesis.engines.insert(host);
+                self.hosts[host].engine.fail_after(dice.below(12));
+            }
+            Fault::FullDisk => {
+                self.hosts[host].disk.set_free(1 << 20);
+                self.undo_in(number, Undo::Full(host), dice.within(500_000, 3_000_000));
+            }
+            Fault::Wipe | Fault::Rot => return Ok(self.lose(host, fault, dice)),
+            Fault::ClockJump => self.hosts[host].leapt += dice.within(10_000, 5_000_000),
+            Fault::Transfer => {
+                let Some(leader) = self.leader() else { return Ok(false) };
+                let to = self.machine(leader).and_then(|m| {
+                    let voters: Vec<_> = m.replica().config()?.voters.iter().map(|v| v.id).collect();
+                    dice.pick(&voters)
+                });
+                if let Some(p) = &mut self.hosts[leader].process {
+                    let answer = p.machine.transfer(to.filter(|_| dice.chance(700)));
+                    p.waits.push(Wait::Leadership(answer));
+                }
+                self.pump(leader, false)?;
+            }
+            Fault::Campaign => {
+                if let Some(p) = &mut self.hosts[host].process {
+                    let answer = p.machine.campaign();
+                    p.waits.push(Wait::Leadership(answer));
+                }
+                self.pump(host, false)?;
+            }
+            Fault::ChangeW | Fault::Remove | Fault::Promote => return self.reconfigure(fault, dice),
+        }
+        Ok(true)
+    }
+
+    fn split(&self, dice: &mut Dice) -> BTreeSet<(usize, usize)> {
+        let count = self.hosts.len();
+        let side: Vec<bool> = match self.leader() {
+            // The leader alone, or with some.
+            Some(leader) if dice.chance(500) => (0..count).map(|h| h == leader || dice.chance(200)).collect(),
+            _ => (0..count).map(|_| dice.chance(500)).collect(),
+        };
+        let links = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+        let one_way = dice.chance(300);
+        links.filter(|(a, b)| side[*a] != side[*b] && (!one_way || side[*a])).collect()
+    }
+
+    fn some_links(&self, dice: &mut Dice) -> BTreeSet<(usize, usize)> {
+        let count = self.hosts.len();
+        let share = dice.within(100, 600);
+        let links = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+        links.filter(|(a, b)| a != b && dice.chance(share)).collect()
+    }
+
+    /// Takes a disk away, or lets it rot, if the cluster can bear it now.
+    fn lose(&mut self, host: usize, fault: Fault, dice: &mut Dice) -> bool {
+        if !self.may_lose(host) {
+            return false;
+        }
+        self.kill(host, true);
+        if fault == Fault::Wipe {
+            self.hosts[host].disk.wipe();
+            self.hosts[host].engine.wipe();
+            self.lost.extend(self.hosts[host].identity);
+            self.hosts[host].hurt = true;
+            self.say(host, || "WIPED".into());
+        } else {
+            // The first pages of the oldest segment: what was written there was proven durable by what came later, unless the log is very short.
+            let oldest = self.hosts[host].durable.terms.len() > 40;
+            let pick = |path: &std::path::Path| {
+                let name = path.file_name()?.to_str()?;
+                let ours = path.parent()? == crate::host::folder();
+                (ours && oldest && name.starts_with("wal-000000000001")).then_some(4_096 + 1_024)
+            };
+            let rotten = self.hosts[host].disk.rot(pick, dice);
+            let Some(rotten) = rotten else {
+                self.back_in(host, dice);
+                return false;
+            };
+            self.hosts[host].hurt = true;
+            self.say(host, || format!("ROT in {rotten}"));
+        }
+        self.back_in(host, dice);
+        true
+    }
+
+    /// Whether the cluster survives that this disk is lost, too: E of every half keep theirs, in the newest configuration of whoever has one.
+    fn may_lose(&self, host: usize) -> bool {
+        let Some(id) = self.hosts[host].identity else { return false };
+        let healthy = |voter: quorum::NodeId| {
+            voter != id
+                && !self.lost.contains(&voter)
+                && self.hosts.iter().any(|h| h.identity == Some(voter) && !h.hurt)
+        };
+        let replicas = self.hosts.iter().filter_map(|h| Some(h.process.as_ref()?.machine.replica()));
+        let configs: Vec<&Config> = replicas.filter_map(|r| r.config().map(|c| &**c)).collect();
+        // All that some node holds to be in force, formed and final: a cluster in the middle of something is left alone.
+        let settled = self.hosts.iter().all(|h| h.process.is_some()) && !configs.is_empty();
+        let newest = configs.iter().map(|c| c.version).max();
+        settled
+            && configs.iter().all(|c| c.formed && !c.is_joint() && Some(c.version) == newest)
+            && configs.iter().all(|c| {
+                let left = c.voters.iter().filter(|v| healthy(v.id)).count();
+                // Replacing it needs a leader, and its copies.
+                !c.is_voter(id) || left >= c.quorum().election().max(c.quorum().commit())
+            })
+            && self.leader().is_some()
+    }
+
+    fn reconfigure(&mut self, fault: Fault, dice: &mut Dice) -> Result<bool, Violation> {
+        let Some(leader) = self.leader() else { return Ok(false) };
+        let Some(config) = self.machine(leader).and_then(|m| m.replica().config().cloned()) else { return Ok(false) };
+        let mut change = config.unchanged();
+        match fault {
+            Fault::ChangeW => change.write_quorum = dice.within(1, config.voters.len() as u64) as usize,
+            Fault::Remove => {
+                let at = dice.below(change.voters.len() as u64) as usize;
+                if change.voters.len() < 2 {
+                    return Ok(false);
+                }
+                let gone = change.voters.remove(at);
+                change.preferred = change.preferred.filter(|id| *id != gone.id);
+                change.write_quorum = change.write_quorum.min(change.voters.len());
+            }
+            _ => {
+                let Some(learner) = dice.pick(&(0..change.learners.len()).collect::<Vec<_>>()) else {
+                    return Ok(false);
+                };
+                let learner = change.learners.remove(learner);
+                change.voters.push(learner);
+                if dice.chance(300) {
+                    change.write_quorum = dice.within(1, change.voters.len() as u64) as usize;
+                }
+            }
+        }
+        if let Some(p) = &mut self.hosts[leader].process {
+            let answer = p.machine.change(change);
+            p.waits.push(Wait::Change(answer));
+        }
+        self.pump(leader, false)?;
+        Ok(true)
+    }
+
+    pub(crate) fn heal(&mut self, number: u64) {
+        match self.nemesis.undo.remove(&number) {
+            Some(Undo::Links) => drop(self.cuts.remove(&number)),
+            Some(Undo::Network(rate)) => self.bad -= rate,
+            Some(Undo::Slow(host)) => self.hosts[host].slow = 1,
+            Some(Undo::Full(host)) => self.hosts[host].disk.set_free(u64::MAX),
+            None => {}
+        }
+    }
+
+    /// The end of all faults: everything works, and everyone is there.
+    pub(crate) fn calm(&mut self) {
+        self.nemesis.quiet = true;
+        for number in std::mem::take(&mut self.nemesis.undo).into_keys().collect::<Vec<_>>() {
+            self.heal(number);
+        }
+        self.cuts.clear();
+        self.bad = 0;
+        (self.plan.loss, self.plan.duplicates) = (0, 0);
+        for host in 0..self.hosts.len() {
+            let h = &mut self.hosts[host];
+            (h.slow, h.stalled_until) = (1, 0);
+            h.paused_until = h.paused_until.min(self.now);
+            h.disk.set_free(u64::MAX);
+            if h.process.is_none() {
+                self.after(10_000, Event::Start(host));
+            }
+        }
+    }
+
+    /// Whether a node leads that all others follow, with the same log and state.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Some(leader) = self.leader().and_then(|l| self.machine(l)) else { return false };
+        let Some(config) = leader.replica().config().cloned() else { return false };
+        let commit = leader.replica().commit();
+        config.formed
+            && !config.is_joint()
+            && leader.replica().config_committed()
+            && leader.replica().last().index == commit
+            && leader.replica().role() == Role::Leader
+            && self.hosts.iter().all(|h| {
+                h.process.as_ref().is_some_and(|p| {
+                    let r = p.machine.replica();
+                    config.member(r.id()).is_some() && r.commit() == commit && p.machine.applied() == commit
+                })
+            })
+    }
+}

@@ -1,0 +1,196 @@
+//! What a run is to be: drawn from its seed as a swarm, or narrowed by whoever looks for something in particular.
+
+use crate::dice::Dice;
+
+/// What the nemesis may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A process dies and is started again.
+    Crash,
+    /// A machine loses power: what was not synced may be gone.
+    PowerLoss,
+    /// All machines lose power at once.
+    Blackout,
+    /// A node is asked to stop, hands over, and is started again.
+    Leave,
+    /// A process stands still for a while.
+    Pause,
+    /// The nodes are split in two.
+    Split,
+    /// Some directed links are cut.
+    Cut,
+    /// Messages get lost, doubled and late.
+    BadNetwork,
+    /// A disk is slow for a while.
+    SlowDisk,
+    /// A disk does not finish anything for a while.
+    StalledDisk,
+    /// A disk fails at some operation; the node stops, and is started again.
+    DiskError,
+    /// The engine's disk fails at some operation.
+    EngineError,
+    /// A disk is nearly full for a while.
+    FullDisk,
+    /// A machine comes back with an empty disk.
+    Wipe,
+    /// A byte of an old batch of a log changes while its node is down.
+    Rot,
+    /// A clock leaps ahead.
+    ClockJump,
+    /// Leadership is handed over by hand.
+    Transfer,
+    /// A node is told to campaign.
+    Campaign,
+    /// W is changed.
+    ChangeW,
+    /// A voter is taken out.
+    Remove,
+    /// A learner becomes a voter.
+    Promote,
+}
+
+/// Every kind of fault.
+pub const FAULTS: [Fault; 21] = [
+    Fault::Crash,
+    Fault::PowerLoss,
+    Fault::Blackout,
+    Fault::Leave,
+    Fault::Pause,
+    Fault::Split,
+    Fault::Cut,
+    Fault::BadNetwork,
+    Fault::SlowDisk,
+    Fault::StalledDisk,
+    Fault::DiskError,
+    Fault::EngineError,
+    Fault::FullDisk,
+    Fault::Wipe,
+    Fault::Rot,
+    Fault::ClockJump,
+    Fault::Transfer,
+    Fault::Campaign,
+    Fault::ChangeW,
+    Fault::Remove,
+    Fault::Promote,
+];
+
+/// See the module's description. Times are in microseconds.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// N when the cluster is formed.
+    pub nodes: usize,
+    /// W when it is formed.
+    pub write_quorum: usize,
+    /// Nodes that come later, as learners.
+    pub spares: usize,
+    /// What may go wrong.
+    pub faults: Vec<Fault>,
+    /// The mean time between two faults.
+    pub fault_every: u64,
+    /// Numbers of faults, in the order of the run, that are left out: for shrinking.
+    pub skipped: Vec<usize>,
+    /// How long faults go on.
+    pub safety: u64,
+    /// Within what time after the last fault the cluster must be whole again.
+    pub recovery: u64,
+    /// Clients, each with one request at a time.
+    pub clients: usize,
+    /// Keys they share.
+    pub keys: usize,
+    /// The mean time between an answer and the next request.
+    pub think: u64,
+    /// The delay of a message.
+    pub delay: (u64, u64),
+    /// Messages lost of a thousand, even in good times.
+    pub loss: u64,
+    /// Messages delivered twice of a thousand.
+    pub duplicates: u64,
+    /// How long a turn of a log takes.
+    pub fsync: (u64, u64),
+    /// Time between heartbeats.
+    pub heartbeat: u64,
+    /// Election timeouts.
+    pub election: (u64, u64),
+    /// Whether reads may rely on leases.
+    pub lease_reads: bool,
+    /// The most that clocks run fast or slow, of a thousand.
+    pub drift: u64,
+    /// Size of a segment.
+    pub segment_bytes: u64,
+    /// Log kept behind the applied state.
+    pub log_keep_bytes: u64,
+    /// Bytes of the overlay at which it is drained.
+    pub overlay_bytes: usize,
+    /// In pieces of so many bytes.
+    pub piece_bytes: usize,
+    /// When a client is told that the outcome is unknown.
+    pub request_timeout: u64,
+    /// The time between ticks.
+    pub tick: u64,
+}
+
+impl Plan {
+    /// The run of a seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Plan {
+        let mut dice = Dice::new(seed ^ 0x706c_616e);
+        let nodes = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7]).unwrap_or(3);
+        let write_quorum = dice.within(1, nodes as u64) as usize;
+        // A swarm: few kinds of faults at a time reach depths that all of them together do not.
+        let share = dice.pick(&[150, 300, 500, 800]).unwrap_or(300);
+        let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| dice.chance(share)).collect();
+        if faults.is_empty() {
+            faults.push(Fault::Crash);
+        }
+        let lease_reads = dice.chance(300);
+        if lease_reads {
+            // A lease relies on clocks that run at nearly the same rate.
+            faults.retain(|f| *f != Fault::ClockJump);
+        }
+        let heartbeat = dice.pick(&[50_000, 100_000, 150_000]).unwrap_or(100_000);
+        let shortest = heartbeat * dice.within(3, 6);
+        let slowest = dice.pick(&[1_000, 5_000, 20_000]).unwrap_or(5_000);
+        let fsync = dice.pick(&[500, 2_000, 10_000]).unwrap_or(2_000);
+        Plan {
+            nodes,
+            write_quorum,
+            spares: if dice.chance(300) { dice.within(1, 2) as usize } else { 0 },
+            faults,
+            fault_every: dice.pick(&[150_000, 400_000, 1_000_000]).unwrap_or(400_000),
+            skipped: Vec::new(),
+            safety: dice.within(6, 14) * 1_000_000,
+            recovery: 90_000_000,
+            clients: dice.within(2, 5) as usize,
+            keys: dice.within(1, 6) as usize,
+            think: dice.pick(&[5_000, 20_000, 60_000]).unwrap_or(20_000),
+            delay: (100, slowest),
+            loss: dice.pick(&[0, 0, 5, 30]).unwrap_or(0),
+            duplicates: dice.pick(&[0, 0, 5, 30]).unwrap_or(0),
+            fsync: (fsync / 5, fsync),
+            heartbeat,
+            election: (shortest, shortest * 2),
+            lease_reads,
+            drift: dice.pick(&[0, 10, 40]).unwrap_or(0),
+            segment_bytes: dice.pick(&[16 << 10, 64 << 10]).unwrap_or(64 << 10),
+            log_keep_bytes: dice.pick(&[4 << 10, 16 << 10, 256 << 10]).unwrap_or(16 << 10),
+            overlay_bytes: dice.pick(&[400, 2_000, 1 << 20]).unwrap_or(2_000),
+            piece_bytes: dice.pick(&[100, 1_000]).unwrap_or(1_000),
+            request_timeout: dice.pick(&[500_000, 2_000_000]).unwrap_or(2_000_000),
+            tick: 10_000,
+        }
+    }
+
+    /// The same with other numbers of copies.
+    #[must_use]
+    pub fn with_quorum(mut self, nodes: usize, write_quorum: usize) -> Plan {
+        (self.nodes, self.write_quorum) = (nodes, write_quorum);
+        self
+    }
+
+    /// The same with these kinds of faults alone.
+    #[must_use]
+    pub fn with_faults(mut self, faults: &[Fault]) -> Plan {
+        self.faults = faults.to_vec();
+        self
+    }
+}
