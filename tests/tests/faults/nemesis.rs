@@ -1,0 +1,33 @@
+//! Faults drawn by chance, one after the other, under load.
+
+use quorate_tests::arena::{Fault, amount};
+use quorate_tests::load::Load;
+use quorate_tests::{Arena, Setup};
+
+/// Acknowledged writes between two faults: the cluster must have come back each time.
+const BETWEEN: u64 = 30;
+
+async fn torment(name: &'static str, setup: Setup, faults: &[Fault], rounds: usize) {
+    let mut arena = Arena::start(name, setup).await;
+    let load = Load::start(&arena.cluster, 8);
+    for _ in 0..rounds {
+        load.more(BETWEEN).await;
+        arena.suffer_one_of(faults).await;
+    }
+    arena.calm().await;
+    load.more(BETWEEN).await;
+    let record = load.stop().await;
+    println!("{name}, {rounds} faults: {}", record.summary());
+    record.verify(&arena.cluster.converged().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_pauses_and_restarts_lose_nothing() {
+    let setup = Setup::new(3, 2);
+    torment("kills_pauses_and_restarts_lose_nothing", setup, &Fault::PROCESSES, amount(8, 200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_and_bad_links_lose_nothing() {
+    torment("partitions_and_bad_links_lose_nothing", Setup::new(3, 2), &Fault::NETWORK, amount(10, 300)).await;
+}
