@@ -5,5 +5,10 @@
 // A test that cannot go on ends, and the message is what is wanted.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod clocks;
+mod disks;
 mod failover;
+mod incidents;
 mod nemesis;
+mod partitions;
+mod quorums;

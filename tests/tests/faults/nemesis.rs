@@ -31,3 +31,24 @@ async fn kills_pauses_and_restarts_lose_nothing() {
 async fn partitions_and_bad_links_lose_nothing() {
     torment("partitions_and_bad_links_lose_nothing", Setup::new(3, 2), &Fault::NETWORK, amount(10, 300)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disks_lose_nothing() {
+    torment("slow_disks_lose_nothing", Setup::new(3, 2), &Fault::DISKS, amount(4, 100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_in_turn_loses_nothing_when_two_of_five_copies_acknowledge() {
+    let name = "everything_in_turn_loses_nothing_when_two_of_five_copies_acknowledge";
+    torment(name, Setup::new(5, 2), &everything(), amount(8, 200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_in_turn_loses_nothing_when_all_copies_acknowledge() {
+    let name = "everything_in_turn_loses_nothing_when_all_copies_acknowledge";
+    torment(name, Setup::new(3, 3).flag("--request-timeout", "1s"), &everything(), amount(6, 200)).await;
+}
+
+fn everything() -> Vec<Fault> {
+    [Fault::PROCESSES.as_slice(), &Fault::NETWORK, &Fault::DISKS].concat()
+}
