@@ -8,19 +8,24 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use quorate_history::generate::Dice;
 use tokio::time::sleep;
 
 use crate::cluster::{Cluster, Setup};
-use crate::dice::Dice;
 use crate::links::{ADVERTISED, Links, Rule};
+use crate::load::Load;
 use crate::process::Node;
 use crate::tracer::{Tracer, Trouble};
+use crate::workload::{self, Workload};
 
 /// Attempts to find ports that are free before the nodes and before the relays.
 const STARTS_MAX: usize = 3;
 
 /// How long a fault lasts, in milliseconds: from shorter than any election timeout to beyond the longest.
 const LASTS_MS: RangeInclusive<u64> = 200..=2_500;
+
+/// Acknowledged writes that show that a cluster is well again.
+const AFTERWARDS: u64 = 30;
 
 /// A link as slow as an old modem line: enough for heartbeats, not for much else.
 const SLOW: Rule =
@@ -121,7 +126,7 @@ impl Arena {
     /// # Panics
     /// If it does not come up.
     pub async fn start(name: &'static str, setup: Setup) -> Arena {
-        let seed = Dice::seed();
+        let seed = seed();
         println!("{name}: QUORATE_SEED={seed}");
         let setup = setup.flag("--address", ADVERTISED).flag("--bind", "127.0.0.1");
         for attempt in 1.. {
@@ -156,7 +161,7 @@ impl Arena {
 
     /// Lets one of these faults happen, for a while drawn by chance, and undoes it.
     pub async fn suffer_one_of(&mut self, faults: &[Fault]) {
-        let fault = *self.dice.pick(faults);
+        let fault = faults[self.dice.below(faults.len() as u64) as usize];
         self.suffer(fault).await;
     }
 
@@ -238,12 +243,46 @@ impl Arena {
         self.note("calm");
     }
 
-    fn keep(&self) {
-        eprintln!("==== {}: QUORATE_SEED={} ====\n{}", self.name, self.seed, self.timeline.join("\n"));
+    /// Clients that write down what they see, on a few keys that all of them share: half of them over HTTP, the others over the Redis protocol.
+    #[must_use]
+    pub fn clients(&self) -> Workload {
+        let settings =
+            workload::Settings { http_clients: 4, redis_clients: 4, seed: self.seed, ..workload::Settings::default() };
+        Workload::start(&self.cluster.targets(), &settings)
+    }
+
+    /// Ends all faults and all clients, and judges: the copies are the same, no acknowledged write is lost, no linearizable read was stale.
+    ///
+    /// # Panics
+    /// If that is not so, with the operations concerned; the whole history is kept beside the nodes' logs.
+    pub async fn judge(&mut self, clients: Workload, load: Load) {
+        self.calm().await;
+        load.more(AFTERWARDS).await;
+        let (record, mut history) = (load.stop().await, clients.stop().await);
+        let contents = self.cluster.converged().await;
+        println!("{}: {}; {} operations judged", self.name, record.summary(), history.operations.len());
+        record.verify(&contents);
+        workload::add_end(&mut history, &contents);
+        if let Err(violation) = history.check() {
+            let file = self.folder().join("history.jsonl");
+            let written = std::fs::create_dir_all(self.folder())
+                .and_then(|()| std::fs::File::create(&file))
+                .and_then(|out| history.write_to(std::io::BufWriter::new(out)));
+            panic!("{violation}\nthe history: {} {written:?}", file.display());
+        }
+    }
+
+    /// Where a failed test leaves what it has: `target/faults-failed`.
+    fn folder(&self) -> PathBuf {
         // target/debug/deps/faults-…: three folders up is target.
         let own = std::env::current_exe().unwrap_or_default();
         let target = own.ancestors().nth(3).map_or_else(std::env::temp_dir, PathBuf::from);
-        let folder = target.join("faults-failed").join(format!("{}-{}", self.name, std::process::id()));
+        target.join("faults-failed").join(format!("{}-{}", self.name, std::process::id()))
+    }
+
+    fn keep(&self) {
+        eprintln!("==== {}: QUORATE_SEED={} ====\n{}", self.name, self.seed, self.timeline.join("\n"));
+        let folder = self.folder();
         let kept = std::fs::create_dir_all(&folder).and_then(|()| {
             std::fs::write(folder.join("timeline"), self.timeline.join("\n"))?;
             self.cluster.nodes.iter().try_for_each(|node| {
@@ -258,6 +297,17 @@ impl Drop for Arena {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.keep();
+        }
+    }
+}
+
+/// A seed: `QUORATE_SEED` if given, or one from the clock and the process.
+fn seed() -> u64 {
+    match std::env::var("QUORATE_SEED").ok().filter(|text| !text.is_empty()) {
+        Some(text) => text.parse().expect("QUORATE_SEED is a number"),
+        None => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            (now.as_nanos() as u64 ^ u64::from(std::process::id()) << 40) % 1_000_000_007
         }
     }
 }

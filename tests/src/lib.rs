@@ -13,7 +13,6 @@ pub mod binary;
 pub mod client;
 pub mod cluster;
 pub mod damage;
-pub mod dice;
 pub mod links;
 pub mod load;
 pub mod ports;

@@ -16,14 +16,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_history::generate::Dice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-
-use crate::dice::Dice;
 
 /// Where relays listen and nodes say they are.
 pub const ADVERTISED: &str = "127.0.0.2";
@@ -199,8 +198,8 @@ async fn connection(shared: Arc<Shared>, to: usize, port: u16, mut near: TcpStre
     let mut resets = there_link.resets.subscribe();
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let there = pump(near_read, far_write, there_link.rule.subscribe(), hello, dice.fork());
-    let back = pump(far_read, near_write, back_link.rule.subscribe(), Vec::new(), dice.fork());
+    let there = pump(near_read, far_write, there_link.rule.subscribe(), hello, Dice::new(dice.below(u64::MAX)));
+    let back = pump(far_read, near_write, back_link.rule.subscribe(), Vec::new(), Dice::new(dice.below(u64::MAX)));
     let (kept, rule) = tokio::select! {
         kept = there => (kept, &there_link.rule),
         kept = back => (kept, &back_link.rule),
@@ -252,7 +251,7 @@ async fn pump(
             let count = read.read(&mut bytes).await.unwrap_or(0);
             bytes.truncate(count);
             let rule = *times.borrow();
-            let lost = dice.below(100) < rule.loss_percent;
+            let lost = dice.percent(rule.loss_percent);
             // In order, as TCP delivers.
             last = last.max(Instant::now() + rule.delay + if lost { RETRANSMISSION } else { Duration::ZERO });
             // An empty chunk stands for the end.

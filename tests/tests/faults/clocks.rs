@@ -15,7 +15,7 @@ async fn clocks_that_differ_by_days_and_jump_at_restarts_lose_nothing() {
         return;
     }
     let mut arena = Arena::start(name, Setup::new(3, 2).flag("--lease-reads", "true")).await;
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     for offsets in [[1_000_000, 0, 5_000], [0, 2_000_000, 10], [3_000, 10, 4_000_000]] {
         load.more(50).await;
         for (n, offset) in offsets.into_iter().enumerate() {
@@ -28,9 +28,5 @@ async fn clocks_that_differ_by_days_and_jump_at_restarts_lose_nothing() {
             arena.cluster.all_ready().await;
         }
     }
-    arena.calm().await;
-    load.more(50).await;
-    let record = load.stop().await;
-    println!("{name}: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }

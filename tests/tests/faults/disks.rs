@@ -61,7 +61,7 @@ async fn no_acknowledgement_leaves_before_the_disks_have_the_write_as_it_did_in_
 /// Hurts the leader's disk for good, or until the others have taken over; then it comes back.
 async fn the_others_take_over(name: &'static str, setup: Setup, trouble: Trouble, ends: bool) {
     let mut arena = Arena::start(name, setup).await;
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     load.more(50).await;
     let old = arena.cluster.leader_number().await;
     let term = arena.cluster.nodes[old].status().await.term;
@@ -84,11 +84,7 @@ async fn the_others_take_over(name: &'static str, setup: Setup, trouble: Trouble
     }
     load.more(50).await;
     drop(tracer);
-    arena.calm().await;
-    load.more(50).await;
-    let record = load.stop().await;
-    println!("{name}: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,7 +103,7 @@ async fn one_damaged_record_in_a_minority_loses_no_committed_entry_as_it_did_in_
     let name = "one_damaged_record_in_a_minority_loses_no_committed_entry_as_it_did_in_nats";
     let setup = Setup::new(3, 2).peers().expect_error("data is damaged: it is set aside");
     let mut arena = Arena::start(name, setup.expect_error("the data was damaged")).await;
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     load.more(200).await;
     let leader = arena.cluster.leader_number().await;
     let (damaged, behind) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -117,11 +117,7 @@ async fn one_damaged_record_in_a_minority_loses_no_committed_entry_as_it_did_in_
     arena.cluster.nodes[damaged].start();
     arena.cluster.nodes[behind].start();
     no_leader_for_long(&arena, &[damaged, behind]).await;
-    arena.calm().await;
-    load.more(50).await;
-    let record = load.stop().await;
-    println!("{name}: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,16 +9,12 @@ const BETWEEN: u64 = 30;
 
 async fn torment(name: &'static str, setup: Setup, faults: &[Fault], rounds: usize) {
     let mut arena = Arena::start(name, setup).await;
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     for _ in 0..rounds {
         load.more(BETWEEN).await;
         arena.suffer_one_of(faults).await;
     }
-    arena.calm().await;
-    load.more(BETWEEN).await;
-    let record = load.stop().await;
-    println!("{name}, {rounds} faults: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

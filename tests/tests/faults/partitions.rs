@@ -73,7 +73,7 @@ async fn nobody_is_disturbed(name: &'static str, hurt: impl FnOnce(&Arena, usize
     let mut arena = Arena::start(name, Setup::new(3, 2)).await;
     let leader = arena.cluster.leader_number().await;
     let term = arena.cluster.nodes[leader].status().await.term;
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     load.more(50).await;
     arena.note("hurt");
     hurt(&arena, leader, (leader + 1) % 3);
@@ -85,10 +85,7 @@ async fn nobody_is_disturbed(name: &'static str, hurt: impl FnOnce(&Arena, usize
     assert_eq!((while_hurt.node.role.as_str(), while_hurt.term), ("leader", term), "nobody stood for election");
     arena.calm().await;
     assert_eq!(arena.cluster.leader().await.status().await.term, term, "nor after the links healed");
-    load.more(50).await;
-    let record = load.stop().await;
-    println!("{name}: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +113,7 @@ async fn a_leader_isolated_together_with_its_clients_acknowledges_nothing() {
     let leader = arena.cluster.leader_number().await;
     let minority = [leader, (leader + 1) % 5];
     let majority: Vec<usize> = (0..5).filter(|n| !minority.contains(n)).collect();
-    let load = Load::start(&arena.cluster, 8);
+    let (clients, load) = (arena.clients(), Load::start(&arena.cluster, 3));
     load.more(50).await;
     arena.note("the leader, one follower and their clients on one side");
     arena.links.set_between(&minority, &majority, Rule::SILENT);
@@ -131,9 +128,5 @@ async fn a_leader_isolated_together_with_its_clients_acknowledges_nothing() {
         }
     }
     load.more(50).await;
-    arena.calm().await;
-    load.more(50).await;
-    let record = load.stop().await;
-    println!("{name}: {}", record.summary());
-    record.verify(&arena.cluster.converged().await);
+    arena.judge(clients, load).await;
 }
