@@ -4,7 +4,7 @@ STAGE := ./scripts/stage
 # Warnings are errors in the checks, not in the flags of the compiler: those would make every stage build everything anew.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help local test setup fmt format-check lint doc unit e2e check quick basic perf bench clean
+.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, clusters of rea
 	@$(STAGE) doc $(MAKE) --no-print-directory doc
 	@$(STAGE) unit $(MAKE) --no-print-directory unit
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
+	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
 setup: ## Install what the tests need
 	./scripts/setup
@@ -40,7 +41,24 @@ unit: ## Unit, golden and property tests
 
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
-	cargo test -p quorate-tests -- --test-threads=4
+	cargo test -p quorate-tests --lib --bins --test e2e -- --test-threads=4
+
+# Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
+faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged
+	cargo build --bin quorate
+	cargo test -p quorate-tests --test faults -- --test-threads=4 --nocapture
+
+# One at a time, optimized: what is measured (failovers) is then the product, not the neighbour.
+nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), and porcupine; an hour or more
+	./scripts/setup
+	cargo build --release --bin quorate
+	QUORATE_NIGHTLY=1 cargo test --release -p quorate-tests --test faults -- --test-threads=1 --nocapture
+	$(MAKE) --no-print-directory porcupine
+
+porcupine: ## Compare the checker of histories with porcupine, on many generated and on recorded histories; nightly
+	cargo build --bin quorate
+	cargo test -p quorate-tests --test e2e history::
+	QUORATE_PORCUPINE_HISTORIES=3000 cargo test -p quorate-history --test porcupine -- --nocapture
 
 check: ## Is everything here that is needed, and are the ports free?
 	./scripts/setup

@@ -114,7 +114,9 @@ impl Setup {
                 args.extend(["--leader-url".to_owned(), format!("http://127.0.0.1:{}", ports[0][0])]);
             }
             if self.peers {
-                let others = (0..self.nodes).filter(|o| *o != n).map(|o| format!("127.0.0.1:{}", ports[o][2]));
+                let address = self.flags.iter().position(|f| f == "--address").map(|at| self.flags[at + 1].as_str());
+                let address = address.unwrap_or("127.0.0.1");
+                let others = (0..self.nodes).filter(|o| *o != n).map(|o| format!("{address}:{}", ports[o][2]));
                 args.extend(["--peers".to_owned(), others.collect::<Vec<_>>().join(",")]);
             }
             args.extend(self.flags.iter().cloned());
@@ -158,7 +160,7 @@ impl Cluster {
     }
 
     /// Waits until writes are open; the number of a node that ended instead.
-    async fn opened(&mut self) -> Result<(), usize> {
+    pub(crate) async fn opened(&mut self) -> Result<(), usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(ended) = self.nodes.iter_mut().position(|n| !n.runs()) {

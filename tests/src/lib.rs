@@ -8,16 +8,20 @@
 // A harness that cannot go on ends its test, and the message is what is wanted.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod arena;
 pub mod binary;
 pub mod client;
 pub mod cluster;
 pub mod damage;
+pub mod links;
 pub mod load;
 pub mod ports;
 pub mod process;
+pub mod tracer;
 pub mod wait;
 pub mod workload;
 
+pub use arena::Arena;
 pub use client::{Answer, Lines, Resp, RespClient};
 pub use cluster::{Cluster, Setup};
 pub use process::Node;

@@ -31,6 +31,8 @@ pub struct Node {
     pub dir: PathBuf,
     /// What `serve` is given.
     pub args: Vec<String>,
+    /// A program and its arguments that run the node in an environment of its own; usually none.
+    pub wrapper: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
     http: reqwest::Client,
@@ -39,7 +41,18 @@ pub struct Node {
 /// `quorate` with nothing of this process's environment: a stray variable must not configure a node.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(binary::quorate());
+    command_in(&[])
+}
+
+fn command_in(wrapper: &[String]) -> Command {
+    let mut command = match wrapper {
+        [] => Command::new(binary::quorate()),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary::quorate());
+            command
+        }
+    };
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
     command
 }
@@ -53,6 +66,7 @@ impl Node {
             peer: format!("127.0.0.1:{peer}"),
             dir: home.join(&name),
             log: home.join(format!("{name}.log")),
+            wrapper: Vec::new(),
             child: None,
             name,
             args,
@@ -64,7 +78,7 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let child = command()
+        let child = command_in(&self.wrapper)
             .arg("serve")
             .args(["--id", &self.name, "--data-dir"])
             .arg(&self.dir)
@@ -130,6 +144,20 @@ impl Node {
         self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// The id of its thread of this name.
+    ///
+    /// # Panics
+    /// If it does not run or has none.
+    #[must_use]
+    pub fn thread(&self, name: &str) -> u32 {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let tasks = std::fs::read_dir(tasks).expect("the threads of a process of ours").filter_map(Result::ok);
+        let named = |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let found = tasks.map(|task| task.path()).find(named);
+        let found = found.unwrap_or_else(|| panic!("{} has no thread {name:?}", self.name));
+        found.file_name().and_then(|id| id.to_str()).and_then(|id| id.parse().ok()).expect("a thread's id")
+    }
+
     /// Bytes of memory it holds.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
@@ -137,6 +165,12 @@ impl Node {
             std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10
+    }
+
+    /// Where it logs to.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// All it logged since its cluster began.

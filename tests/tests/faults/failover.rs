@@ -1,0 +1,57 @@
+//! The time without service when a leader dies, as a distribution.
+
+use std::time::{Duration, Instant};
+
+use quorate_tests::arena::amount;
+use quorate_tests::{Answer, Arena, Setup};
+use reqwest::Method;
+
+/// How long a write may take before the next node is asked: several times what it takes when there is a leader.
+const ASK: Duration = Duration::from_millis(250);
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Half of all failovers are done within the longest election timeout.
+const P50_MAX: Duration = Duration::from_millis(1_100);
+/// None takes longer than two rounds of the longest timeout and the votes.
+const MAX: Duration = Duration::from_millis(2_500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_is_replaced_within_about_a_second() {
+    let mut arena = Arena::start("a_killed_leader_is_replaced_within_about_a_second", Setup::new(3, 2)).await;
+    let kills = amount(6, 60);
+    let mut times = Vec::new();
+    for kill in 0..kills {
+        arena.calm().await;
+        let leader = arena.cluster.leader_number().await;
+        arena.note(format_args!("kill {kill}: node{}", leader + 1));
+        arena.cluster.nodes[leader].kill();
+        let killed = Instant::now();
+        let mut asked = leader;
+        loop {
+            asked = (asked + 1) % 3;
+            if asked == leader {
+                continue;
+            }
+            let request = arena.cluster.nodes[asked].request(Method::PUT, "/v1/kv/probe").body(kill.to_string());
+            if Answer::try_of(request.timeout(ASK)).await.is_ok_and(|answer| answer.status == 200) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            assert!(killed.elapsed() < MAX * 10, "nobody took over");
+        }
+        times.push(killed.elapsed());
+        arena.note(format_args!("served again after {} ms", killed.elapsed().as_millis()));
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
+    let (p50, p99, max) = (at(50), at(99), at(100));
+    println!(
+        "time without service over {kills} kills of the leader: p50 {} ms, p99 {} ms, max {} ms",
+        p50.as_millis(),
+        p99.as_millis(),
+        max.as_millis()
+    );
+    assert!(p50 <= P50_MAX && max <= MAX, "{times:?}");
+}
