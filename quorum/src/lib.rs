@@ -34,6 +34,24 @@
 //! Who votes and counts stands in the log too, as [`Config`] entries, the newest of which is in force at once. A change of voters or of W goes through a *joint*
 //! configuration in which every decision needs the quorum of the old half and that of the new one.
 //!
+//! # Nodes that hold nothing
+//!
+//! A *blank* node has no log and no configuration. It votes like any other, for whoever asks: a founder whose own disk was the only one to hold the first
+//! configuration when it stopped could never lead again without the votes of the blank nodes named in it. That is safe because a vote is counted by
+//! [`NodeId`], the name of a disk's contents, and only if the *candidate's* configuration names that id as a voter:
+//!
+//! - *It has confirmed nothing.* Every argument for an election rests on a voter who holds what was confirmed and refuses a log without it. A node that is blank
+//!   under an id has never confirmed anything under that id: a disk that was lost, or is found damaged, gets a new id (duty 1), which no
+//!   configuration names before it has caught up as a learner. Votes of such a node reach no one's count, asked for or not.
+//! - *One vote a term.* Term and vote are on its disk before the answer leaves, blank or not, and a lost vote is damage: a new id.
+//! - *Two founders may court it.* Terms are shared between the clusters that court a blank node, so it votes once a term in all of them together. A vote
+//!   binds it to neither; the first configuration it stores does, and from then on it is to the other cluster like a node that is gone. Since it
+//!   never confirmed that cluster's first configuration, that cluster does not open without replacing it.
+//! - *The founder's first term* is nobody else's: a candidate of this cluster holds the founder's entry, and campaigns in a later term.
+//! - *Leases and pre-votes* hold for it as for others: it stands by a leader whose heartbeat it answered, and for an election timeout after it started.
+//!
+//! What remains is what remains for every node: a folder put back from a copy made earlier, blank or not, has forgotten under its old id.
+//!
 //! # What the host must do
 //!
 //! 1. Start a [`Replica`] from what the disk holds ([`Recovered`]): term and vote, the log, the commit index as far as known. A disk that was lost or

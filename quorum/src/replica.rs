@@ -243,7 +243,7 @@ impl Replica {
         self.removed
     }
 
-    /// Whether the node holds nothing yet: no log, no configuration. A blank node never votes.
+    /// Whether the node holds nothing yet: no log, no configuration. A blank node votes, but never campaigns.
     #[must_use]
     pub fn is_blank(&self) -> bool {
         self.log.config().is_none()

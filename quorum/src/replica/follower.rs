@@ -15,10 +15,10 @@ impl Replica {
         self.as_leader().is_some() || recent(self.started) || self.heard_from_leader.is_some_and(recent)
     }
 
-    /// Whether a candidate's log has everything that may be committed here (Raft, 5.4.1). A blank node cannot know: what it may have
-    /// forgotten is not its to judge.
+    /// Whether a candidate's log has everything that may be committed here (Raft, 5.4.1). A blank node holds nothing, and under this id it never
+    /// has: any log will do, and a founder that told nobody else of the cluster before it stopped needs such votes (see the crate's page).
     fn may_vote_for(&self, last: Position) -> bool {
-        !self.is_blank() && !self.removed && last >= self.log.last()
+        !self.removed && last >= self.log.last()
     }
 
     pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: Position) {

@@ -116,14 +116,12 @@ impl Oracle {
                 );
             }
             Body::VoteReply { granted: true } => {
-                assert!(!blank, "n{} is blank and votes", n.id);
                 assert!(
                     durable_term && n.disk.voted_for == Some(to),
                     "n{} says so before its vote for n{to} is durable",
                     n.id
                 );
             }
-            Body::PreVoteReply { granted: true } => assert!(!blank, "n{} is blank and grants a pre-vote", n.id),
             Body::HeartbeatReply { round } => {
                 assert!(
                     durable_term || round == 0,

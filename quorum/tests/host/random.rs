@@ -118,7 +118,7 @@ pub fn formed(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> T
     run.0.tally()
 }
 
-/// One or two founders among blank nodes, under faults: at most one cluster opens. Without crashes and with one founder, one must.
+/// One or two founders among blank nodes, under faults: at most one cluster opens. With one founder, one must, whatever stopped and came back on the way.
 pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> Tally {
     let mut rng = Rng(seed);
     let settings = settings(&mut rng, seed);
@@ -132,7 +132,7 @@ pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> 
     }
     let run = Run { host, rng, settings, next_id: n + 1, wiped: 0, formed: false };
     let mut run = Traced(run, trace);
-    let crashes = founders == 2;
+    let crashes = founders == 2 || run.0.rng.chance(50);
     for step in 0..steps {
         let founder = node(1 + run.0.rng.below(founders));
         let again = step == 0 || (crashes && run.0.rng.chance(2));
@@ -141,7 +141,10 @@ pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> 
             run.0.host.form(founder, config);
         }
         match run.0.rng.below(100) {
-            0 if crashes => run.0.crash_or_restart(),
+            // A founder's host tells nobody before the first configuration is on its own disk; one that stopped earlier begins anew.
+            0 if crashes && (founders == 2 || run.0.host.nodes[&founder].disk.store.last().index.0 > 0) => {
+                run.0.crash_or_restart();
+            }
             1..=3 => run.0.say_and_propose(),
             _ => run.0.ordinary(),
         }

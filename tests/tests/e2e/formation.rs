@@ -75,6 +75,35 @@ async fn a_leader_to_be_that_dies_while_forming_goes_on_when_it_is_back() {
     assert_eq!(cluster.converged().await.lines().count(), 1);
 }
 
+/// The followers introduce themselves with an address that leads nowhere, so the founder's disk is certainly the only one to hold the first
+/// configuration when it is killed.
+#[tokio::test]
+async fn a_founder_killed_before_any_other_disk_knew_of_the_cluster_is_elected_by_blank_nodes() {
+    let mut cluster = Setup::new(3, 2).prepare().await;
+    let nowhere = ["--address", "127.0.0.9", "--bind", "127.0.0.1"].map(str::to_owned);
+    for node in &mut cluster.nodes[1..] {
+        node.args.extend(nowhere.clone());
+    }
+    cluster.start_all();
+    eventually("the founder's disk holds the first configuration", || async {
+        let status = cluster.nodes[0].try_status().await?;
+        if status.config.replicas == 3 && status.node.role == "leader" { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let id = cluster.nodes[0].status().await.cluster_id;
+    cluster.nodes[0].kill();
+    for node in &mut cluster.nodes[1..] {
+        assert_eq!(node.status().await.node.membership, quorate_api::Membership::Blank);
+        node.kill();
+        node.args.truncate(node.args.len() - nowhere.len());
+    }
+    cluster.start_all();
+    cluster.all_ready().await;
+    assert_eq!(cluster.leader().await.status().await.cluster_id, id, "the cluster that the founder began");
+    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    assert_eq!(cluster.converged().await.lines().count(), 1);
+}
+
 #[tokio::test]
 async fn a_restart_of_the_whole_cluster_keeps_everything() {
     let mut cluster = Cluster::start(3, 2).await;
