@@ -22,6 +22,7 @@ impl Replica {
     }
 
     pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: Position) {
+        self.maybe_tell_of_removal(from);
         let granted = term > self.term && !self.stands_by_a_leader() && self.may_vote_for(last);
         let answer_term = if granted { term } else { self.term };
         let message = crate::message::Message { term: answer_term, body: Body::PreVoteReply { granted } };

@@ -17,6 +17,9 @@ use super::transfer::Transfer;
 /// Rounds whose start is remembered for the lease. Answers to older ones prove nothing that newer ones do not.
 const ROUNDS_MAX: usize = 64;
 
+/// Most nodes that a leader keeps a pipeline to, those included that are told of their removal: members and as many who left.
+const PEERS_MAX: usize = 64;
+
 /// How long a node that is no longer a member is still told so, in election timeouts.
 const FAREWELL_TIMEOUTS: u64 = 5;
 
@@ -421,6 +424,20 @@ impl Replica {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return false };
         let disk_answers = self.promises.oldest().is_none_or(|t| self.now.since(t) < self.settings.election_max);
         disk_answers && config.confirms(|id| self.in_contact(leader, id))
+    }
+
+    /// A node that is no member asks for votes: it does not know yet that it was removed, perhaps since it was away for longer than a farewell
+    /// takes. It is sent the log up to the configuration that says so, as if it had just left. Not while a change is under way: it may be on its way in.
+    pub(super) fn maybe_tell_of_removal(&mut self, from: NodeId) {
+        let settled = |c: &SharedConfig| !c.is_joint() && c.member(from).is_none();
+        if from == self.id || !self.config_committed() || !self.log.config().is_some_and(settled) {
+            return;
+        }
+        let (next, farewell) = (self.log.last().index, self.now.after(FAREWELL_TIMEOUTS * self.settings.election_max));
+        let Some(leader) = self.leader_mut() else { return };
+        if leader.peers.len() < PEERS_MAX {
+            leader.peers.entry(from).or_insert_with(|| Progress::new(next)).leaves_at.get_or_insert(farewell);
+        }
     }
 
     fn say_farewell(&mut self) {
