@@ -151,7 +151,7 @@ impl Folder {
             Found::Nothing => (None, "the file with the node's identity is missing".to_owned()),
             Found::Damaged => (None, "the file with the node's identity is damaged".to_owned()),
         };
-        tracing::error!(folder = %self.dir.display(), why, "data is damaged: it is set aside, and this node becomes a new one");
+        tracing::error!(folder = %self.dir.display(), why, "data is damaged: it is set aside, and this node becomes a new one and joins again");
         // The new identity first: from here on a crash leads to formatting, never back to the old name. The old file goes along for whoever
         // looks into this later.
         let aside = new_aside(&*self.disk, &self.dir, Aside::Damaged)?;
@@ -205,6 +205,12 @@ impl Folder {
                 "the saved term {} is older than the log's last entry {last}",
                 vote.term()
             )));
+        }
+        // Peers are written down when a configuration is durable (a new identity has them from its old one): what looks like a torn first batch
+        // was durable then.
+        let empty = last == Position::default();
+        if empty && !body.known_peers.is_empty() && !was_damaged(&*self.disk, &self.dir) {
+            return Err(Trouble::Damage("the log is empty, but this node has belonged to a cluster".to_owned()));
         }
         self.opened(body, vote, recovered, None)
     }

@@ -111,6 +111,30 @@ fn rot_in_the_last_batch_is_cut_and_rot_before_it_makes_a_new_node() {
 }
 
 #[test]
+fn an_only_batch_that_rots_away_makes_a_new_node_of_one_that_knew_its_peers() {
+    for knew_peers in [false, true] {
+        let disk = MemoryDisk::default();
+        let mut opened = open_small(&disk);
+        let id = opened.meta.id();
+        opened.vote.save(Term(1), None).expect("saved");
+        opened.meta.bind(ClusterId(77)).expect("bound");
+        append(&mut opened.log, 1, 1, &[b"the first configuration"]).expect("written");
+        opened.log.sync().expect("synced");
+        if knew_peers {
+            opened.meta.set_known_peers(vec!["b:7400".to_owned()]).expect("kept");
+        }
+        drop(opened);
+        disk.tamper(&file(SEGMENT), |bytes| bytes[FIRST_BATCH as usize..].fill(0));
+        let opened = open_small(&disk);
+        assert_eq!((opened.renewed.is_some(), opened.meta.id() != id, count(&opened)), (knew_peers, knew_peers, 0));
+        drop(opened);
+        // Only once: the new node has an empty log by right.
+        let id = open_small(&disk).meta.id();
+        assert_eq!(open_small(&disk).meta.id(), id);
+    }
+}
+
+#[test]
 fn a_damaged_segment_header_vote_or_identity_makes_a_new_node() {
     let disk = MemoryDisk::default();
     three_batches(&disk);

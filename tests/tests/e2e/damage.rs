@@ -81,7 +81,7 @@ async fn a_new_self(cluster: &mut Cluster, victim: usize, hurt: impl FnOnce(&mut
 
 #[tokio::test]
 async fn corruption_in_the_middle_makes_a_new_node_that_takes_the_place_of_its_old_self() {
-    let setup = Setup::new(3, 2).expect_error("data is damaged: it is set aside").expect_error("the data was damaged");
+    let setup = Setup::new(3, 2).expect_error("data is damaged: it is set aside");
     let mut cluster = setup.start().await;
     cluster.all_ready().await;
     fill(&cluster, "k").await;
