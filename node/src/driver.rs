@@ -610,6 +610,19 @@ impl Driver {
     }
 
     fn on_campaign(&mut self, reply: oneshot::Sender<Result<(), ChangeError>>) {
+        if let Some(leader) = self.replica.leader() {
+            // The others stand by a leader they hear, as this node does: nobody would vote for it.
+            let _ = reply.send(Err(ChangeError::Refused(if leader == self.me.id {
+                format!("{} leads already", self.me.name)
+            } else {
+                format!(
+                    "{} leads and is heard from: ask it to hand leadership over (quorate transfer --to {}), or try again once it is silent",
+                    self.name_of(leader),
+                    self.me.name
+                )
+            })));
+            return;
+        }
         self.step(Input::Campaign);
         match self.refused {
             None => self.wishes.push((self.now, Wish::Campaign { reply })),
@@ -621,7 +634,8 @@ impl Driver {
 
     /// Goes down politely: takes no more writes, answers those under way, and hands leadership over. All that within a bounded time.
     fn leave(&mut self) {
-        let others = self.replica.config().is_some_and(|c| c.voters.len() > 1);
+        let no_heir = self.shared.no_heir.load(std::sync::atomic::Ordering::Relaxed);
+        let others = !no_heir && self.replica.config().is_some_and(|c| c.voters.len() > 1);
         let now = self.now;
         let leaving = self.leaving.get_or_insert(Leaving { since: now, asked: false });
         let late = now - leaving.since >= FAREWELL;

@@ -70,6 +70,10 @@ impl Forward for PeerForward {
         });
         receiver
     }
+
+    fn peer_address(&self, of: NodeId) -> Option<String> {
+        self.0.address(of)
+    }
 }
 
 /// A request of another node, and where the answer goes.

@@ -45,6 +45,8 @@ pub struct NodeState {
     pub removed: bool,
     /// Whether writes are refused for lack of disk space.
     pub disk_full: bool,
+    /// How many nodes more have to introduce themselves before this one founds a cluster; `None` where it does not.
+    pub waits_for: Option<usize>,
 }
 
 /// One other member as the leader sees it.
@@ -134,6 +136,16 @@ pub enum WriteError {
     /// The write was appended, but W copies were not confirmed: it may or may not have happened.
     #[error("the write was appended but not confirmed ({0}): it may or may not take effect")]
     Unknown(String),
+    /// This node belongs to no cluster yet.
+    #[error("this node belongs to no cluster yet: it waits {}", match .waits_for {
+        Some(1) => "for 1 more node".to_owned(),
+        Some(n) => format!("for {n} more nodes"),
+        None => "to be taken into one".to_owned(),
+    })]
+    NotFormed {
+        /// How many nodes it waits for, if it is to found the cluster.
+        waits_for: Option<usize>,
+    },
 }
 
 /// How fresh a read must be.
@@ -227,6 +239,8 @@ pub(crate) trait Forward: Send + Sync {
     ) -> oneshot::Receiver<Result<Written, WriteError>>;
     /// Asks for the index a linearizable read must see.
     fn barrier(&self, to: NodeId) -> oneshot::Receiver<Result<Index, ReadError>>;
+    /// Where a member's peer port is now, as far as this node knows better than the configuration.
+    fn peer_address(&self, of: NodeId) -> Option<String>;
 }
 
 /// What is shared by every clone of a [`Handle`].
@@ -234,6 +248,8 @@ pub(crate) struct Shared {
     pub options: NodeOptions,
     pub id: NodeId,
     pub incarnation: u64,
+    /// This node as it is now; the configuration may know it elsewhere for a moment.
+    pub me: Member,
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub state: ArcSwap<NodeState>,
@@ -241,7 +257,12 @@ pub(crate) struct Shared {
     pub asks: mpsc::Sender<Ask>,
     pub forward: Arc<dyn Forward>,
     pub stop: watch::Sender<bool>,
+    /// Whether the whole cluster is going down.
+    pub no_heir: std::sync::atomic::AtomicBool,
 }
+
+/// Between two attempts to have a read confirmed when the first was lost with its leader: a tick of the driver.
+const BARRIER_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a command takes beyond its keys and values, for each of them: far more than kind, lengths and condition need.
 const COMMAND_BYTES: usize = 64;
@@ -332,6 +353,11 @@ impl Handle {
         self.shared.stop.send_replace(true);
     }
 
+    /// To be said before a stop in which every node of the cluster goes down: this one then looks for no heir, who would be going down too.
+    pub fn expect_no_heir(&self) {
+        self.shared.no_heir.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Resolves when the node was asked to stop. Servers stop accepting then and end their connections.
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.shared.stop.subscribe()
@@ -358,6 +384,7 @@ impl Handle {
         }
         match &state.leader {
             Some(leader) => PendingWrite(Pending::Asked(self.shared.forward.write(leader.id, payload, options.copies))),
+            None if state.config.is_none() => refuse(WriteError::NotFormed { waits_for: state.waits_for }),
             None => refuse(WriteError::NoLeader),
         }
     }
@@ -426,8 +453,7 @@ impl Handle {
         let mut at_least = Index(min_revision.unwrap_or(0)).max(self.shared.store.readable_from());
         if consistency == Consistency::Linearizable {
             // Driver and forwarder answer within the request timeout: a timer for each read would cost more than the rest of this.
-            let confirmed = self.ask_barrier(forward)?.await;
-            at_least = at_least.max(confirmed.map_err(|_| ReadError::Stopping)??);
+            at_least = at_least.max(self.confirmed(forward).await?);
         }
         if self.applied() >= at_least {
             return Ok(());
@@ -439,6 +465,25 @@ impl Handle {
             Ok(Err(_)) => Err(ReadError::Stopping),
             Err(_) => Err(ReadError::Timeout),
         }
+    }
+
+    /// The index that a linearizable read must see. Asking has no effect: an answer that is lost with its leader, or with the connection to it, is asked
+    /// for again, for as long as another leader may take to be elected.
+    async fn confirmed(&self, forward: bool) -> Result<Index, ReadError> {
+        let mut result = self.ask_barrier(forward)?.await.map_err(|_| ReadError::Stopping)?;
+        if result != Err(ReadError::NoLeader) {
+            return result;
+        }
+        let deadline = Instant::now() + self.shared.options.request_timeout.min(2 * self.shared.options.election.1);
+        while result == Err(ReadError::NoLeader) && Instant::now() < deadline {
+            // The driver publishes who leads about that often.
+            tokio::time::sleep(BARRIER_AGAIN).await;
+            result = match self.ask_barrier(forward) {
+                Ok(asked) => asked.await.map_err(|_| ReadError::Stopping)?,
+                Err(error) => Err(error),
+            };
+        }
+        result
     }
 
     fn ask_barrier(&self, forward: bool) -> Result<oneshot::Receiver<Result<Index, ReadError>>, ReadError> {
@@ -515,6 +560,70 @@ impl From<Refusal> for WriteError {
             Refusal::Forming => WriteError::Forming,
             Refusal::NoQuorum { live, needed } => WriteError::NoQuorum { live, needed },
             _ => WriteError::NoLeader,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::testing;
+
+    /// The connection to the leader breaks so often, then the leader answers.
+    struct Breaks(AtomicUsize);
+
+    impl Forward for Breaks {
+        fn write(&self, _: NodeId, _: Bytes, _: Option<usize>) -> oneshot::Receiver<Result<Written, WriteError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            oneshot::channel().1
+        }
+
+        fn barrier(&self, _: NodeId) -> oneshot::Receiver<Result<Index, ReadError>> {
+            let (reply, receiver) = oneshot::channel();
+            let left = self.0.load(Ordering::Relaxed);
+            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+            let _ = reply.send(if left > 0 { Err(ReadError::NoLeader) } else { Ok(Index(0)) });
+            receiver
+        }
+
+        fn peer_address(&self, _: NodeId) -> Option<String> {
+            Some("elsewhere:7400".to_owned())
+        }
+    }
+
+    fn handle(breaks: usize) -> Handle {
+        testing::handle_with(Role::Follower, |_| {}, Arc::new(Breaks(AtomicUsize::new(breaks))))
+    }
+
+    #[tokio::test]
+    async fn a_read_whose_way_to_the_leader_breaks_is_asked_for_again() {
+        let read = |breaks| async move { handle(breaks).barrier(Consistency::Linearizable, true, None).await };
+        assert_eq!(read(3).await, Ok(()));
+        assert_eq!(read(usize::MAX).await, Err(ReadError::NoLeader), "not for ever");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_passed_on_once_whatever_becomes_of_it() {
+        let handle = handle(0);
+        let put = Command::Delete { key: "k".into(), condition: crate::kv::Condition::None };
+        let result = handle.write(&put, WriteOptions::default()).await;
+        assert!(matches!(result, Err(WriteError::Unknown(_))), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_write_on_a_node_without_a_cluster_says_what_the_node_waits_for() {
+        let handle = handle(0);
+        for (waits_for, text) in
+            [(Some(2), "for 2 more nodes"), (Some(1), "for 1 more node"), (None, "to be taken into one")]
+        {
+            let state = NodeState { config: None, leader: None, waits_for, ..(*handle.state()).clone() };
+            handle.shared.state.store(Arc::new(state));
+            let delete = Command::Delete { key: "k".into(), condition: crate::kv::Condition::None };
+            let error = handle.write(&delete, WriteOptions::default()).await.expect_err("no cluster");
+            assert_eq!(error, WriteError::NotFormed { waits_for });
+            assert_eq!(error.to_string(), format!("this node belongs to no cluster yet: it waits {text}"));
         }
     }
 }

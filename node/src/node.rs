@@ -221,9 +221,6 @@ impl Disk {
     fn open_once(options: &NodeOptions, metrics: &Arc<Metrics>) -> Result<Disk, StartError> {
         let opened = storage::open(&options.data_dir, Arc::new(RealDisk), &options.limits)
             .map_err(|e| StartError::Data(e.to_string()))?;
-        if let Some(why) = &opened.renewed {
-            tracing::error!(why, "the data was damaged: this node has become a new one and joins again");
-        }
         let store = Store::open(&opened.store_dir, &options.limits, metrics.clone())
             .map_err(|e| StartError::Data(e.to_string()))?;
         Ok(Disk { opened, store })
@@ -307,6 +304,8 @@ impl Parted {
             asks: asks_tx,
             forward: Arc::new(PeerForward(network.clone())),
             stop: watch::channel(false).0,
+            no_heir: false.into(),
+            me: me.clone(),
             options,
         });
         let handle = Handle { shared: shared.clone() };
@@ -405,6 +404,7 @@ fn blank_state() -> NodeState {
         ready: false,
         removed: false,
         disk_full: false,
+        waits_for: None,
     }
 }
 

@@ -40,11 +40,20 @@ impl Forward for NoForward {
         let _ = tx.send(Err(ReadError::NoLeader));
         rx
     }
+
+    fn peer_address(&self, _: NodeId) -> Option<String> {
+        None
+    }
 }
 
 /// A handle on `node1` of three with W=2, in the given role; `node1` leads if the role is leader, `node2` otherwise. Every write is
 /// acknowledged with two copies. Must be called within a tokio runtime.
 pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handle {
+    handle_with(role, adjust, Arc::new(NoForward))
+}
+
+/// The same with another way to the leader.
+pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
     let any = "127.0.0.1:0".parse().expect("address");
     let mut options = NodeOptions::new("node1", std::env::temp_dir(), any, any, any);
     options.request_timeout = Duration::from_secs(1);
@@ -66,6 +75,7 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
         ready: true,
         removed: false,
         disk_full: false,
+        waits_for: None,
     };
     let store = Store::memory();
     let (asks, mut received) = mpsc::channel(1024);
@@ -104,8 +114,10 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
             state: ArcSwap::from_pointee(state),
             applied,
             asks,
-            forward: Arc::new(NoForward),
+            forward,
             stop: watch::channel(false).0,
+            no_heir: false.into(),
+            me: member(1),
         }),
     }
 }

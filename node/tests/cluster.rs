@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use quorate::handle::{Consistency, Handle, WriteError, WriteOptions};
+use quorate::handle::{ChangeError, Consistency, Handle, WriteError, WriteOptions};
 use quorate::kv::{Command, Condition, Value};
 use quorate::node::{Ended, Node};
 use quorate::options::{Formation, NodeOptions};
@@ -262,5 +262,61 @@ async fn more_copies_than_w_are_waited_for_where_asked_for() {
     }
     let asked = nodes[at].handle().write(&put("k", "v"), copies(4)).await;
     assert_eq!(asked, Err(WriteError::TooManyCopies { wanted: 4, voters: 3 }));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_while_the_leader_lives_is_refused_at_once_and_names_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let nodes = start(&options(dir.path(), 3, 2)).await;
+    let at = leader(&nodes).await;
+    let other = &nodes[(at + 1) % 3];
+    until("the leader is known", || other.handle().state().leader.is_some()).await;
+    let refused = other.handle().campaign().await.expect_err("the leader lives");
+    assert!(matches!(&refused, ChangeError::Refused(why) if why.contains("node1 leads")), "{refused:?}");
+    let refused = nodes[at].handle().campaign().await.expect_err("it leads");
+    assert!(matches!(&refused, ChangeError::Refused(why) if why.contains("node1 leads already")), "{refused:?}");
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_expects_no_heir_hands_leadership_to_nobody() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut all = options(dir.path(), 3, 2);
+    for options in &mut all {
+        // So that nobody takes over by itself before the test has looked.
+        options.election = (Duration::from_secs(10), Duration::from_secs(12));
+    }
+    let mut nodes = start(&all).await;
+    let at = leader(&nodes).await;
+    until("everyone is ready", || nodes.iter().all(|n| n.handle().state().ready)).await;
+    let going = nodes.remove(at);
+    let term = going.handle().state().term;
+    going.handle().expect_no_heir();
+    assert_eq!(going.stop().await, Ended::Asked);
+    assert!(nodes.iter().all(|n| n.handle().state().term == term), "somebody campaigned");
+    nodes.iter().for_each(|n| n.handle().expect_no_heir());
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_removed_while_it_was_away_sets_its_data_aside_when_it_is_back() {
+    let dir = tempfile::tempdir().expect("dir");
+    let all = options(dir.path(), 4, 2);
+    let mut nodes = start(&all).await;
+    leader(&nodes).await;
+    until("everyone is ready", || nodes.iter().all(|n| n.handle().state().ready)).await;
+    assert_eq!(nodes.remove(3).stop().await, Ended::Asked);
+    let config = nodes[0].handle().state().config.clone().expect("a configuration");
+    let mut change = config.unchanged();
+    change.voters.retain(|v| v.name != "node4");
+    nodes[0].handle().change_config(change).await.expect("removed");
+    // Longer than the leader tells a node that left: five election timeouts of 600 ms.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    let mut back = Node::start(all[3].clone()).await.expect("started");
+    let ended = tokio::time::timeout(PATIENCE, back.ended()).await.expect("it is told");
+    assert!(matches!(ended, Ended::Removed { .. }), "{ended:?}");
+    back.stop().await;
+    assert!(all[3].data_dir.join("removed-1").exists());
     stop(nodes).await;
 }

@@ -225,6 +225,9 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
         Some(Err(failure)) => Some(failure),
         None => None,
     };
+    // All of them: an heir would be waited for in vain.
+    handles.iter().for_each(Handle::expect_no_heir);
+    drop(handles);
     asked.send_replace(true);
     if !running.is_empty() {
         eprintln!("\nstopping; the data stays in {} (once more ends it at once)", args.data_dir.display());

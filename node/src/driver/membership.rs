@@ -128,6 +128,12 @@ impl Driver {
         (true, "waiting for the other nodes".into())
     }
 
+    /// How many nodes this one still waits for to found a cluster, if it is to.
+    pub(super) fn waits_for(&self) -> Option<usize> {
+        let formation = self.shared.options.form.as_ref().filter(|_| self.membership.may_form)?;
+        Some(formation.replicas.saturating_sub(self.membership.newcomers.len() + 1))
+    }
+
     /// Founds the cluster once all the nodes it is to have are there, all of them empty.
     pub(super) fn maybe_form(&mut self) {
         let Some(formation) = self.shared.options.form.clone() else { return };

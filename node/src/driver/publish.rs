@@ -35,6 +35,7 @@ impl Driver {
             ready: self.ready,
             removed: self.replica.is_removed(),
             disk_full: self.disk_full,
+            waits_for: self.waits_for(),
         };
         self.shared.state.store(Arc::new(state));
     }

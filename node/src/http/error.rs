@@ -232,7 +232,7 @@ impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Failure {
         let code = match &error {
             WriteError::NotLeader { leader } => return Failure::not_leader(error.to_string(), leader.as_ref()),
-            WriteError::NoLeader => Code::NoLeader,
+            WriteError::NoLeader | WriteError::NotFormed { .. } => Code::NoLeader,
             WriteError::Forming => Code::Forming,
             WriteError::NoQuorum { .. } => Code::NoQuorum,
             WriteError::Overloaded => Code::Overloaded,

@@ -1,6 +1,5 @@
 //! What a node knows of itself and its cluster, as `/v1/status` tells it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, Status, Tolerates};
@@ -31,9 +30,7 @@ pub(super) fn status(handle: &Handle) -> Status {
 
 fn node(handle: &Handle, state: &NodeState) -> NodeStatus {
     let options = handle.options();
-    let known = state.config.as_ref().and_then(|c| c.member(handle.id()));
-    let address = |port: SocketAddr| format!("{}:{}", options.host, port.port());
-    let or = |from: fn(&Member) -> &String, own: String| known.map_or(own, |m| from(m).clone());
+    let me = &handle.shared.me;
     NodeStatus {
         id: handle.id().to_string(),
         name: options.name.clone(),
@@ -41,9 +38,9 @@ fn node(handle: &Handle, state: &NodeState) -> NodeStatus {
         membership: membership(handle.id(), state),
         incarnation: handle.incarnation(),
         ready: state.ready,
-        http: or(|m| &m.http, format!("http://{}", address(options.http))),
-        tcp: or(|m| &m.tcp, address(options.tcp)),
-        peer: or(|m| &m.peer, address(options.peer)),
+        http: me.http.clone(),
+        tcp: me.tcp.clone(),
+        peer: me.peer.clone(),
     }
 }
 
@@ -95,6 +92,9 @@ pub(super) fn members(handle: &Handle, state: &NodeState) -> Vec<MemberStatus> {
     let leads = handle.leads();
     let one = |m: &Member| {
         let itself = m.id == handle.id();
+        // Where it is now, which the configuration may learn of only when there is a leader again.
+        let m = if itself { &handle.shared.me } else { m };
+        let peer_address = handle.shared.forward.peer_address(m.id);
         let peer = state.peers.iter().find(|p| p.id == m.id);
         let role = match &state.leader {
             Some(leader) if leader.id == m.id => "leader",
@@ -116,7 +116,7 @@ pub(super) fn members(handle: &Handle, state: &NodeState) -> Vec<MemberStatus> {
             role: role.to_owned(),
             http: m.http.clone(),
             tcp: m.tcp.clone(),
-            peer: m.peer.clone(),
+            peer: peer_address.unwrap_or_else(|| m.peer.clone()),
             healthy,
             last_heard_ms: heard,
             lag,

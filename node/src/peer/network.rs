@@ -350,6 +350,12 @@ impl Network {
         }
     }
 
+    /// Where a peer is dialed.
+    #[must_use]
+    pub fn address(&self, peer: NodeId) -> Option<String> {
+        self.shared.peer(peer).map(|p| p.address.borrow().clone())
+    }
+
     /// Why a peer cannot be reached, in words, if it cannot.
     #[must_use]
     pub fn trouble(&self, peer: NodeId) -> Option<String> {

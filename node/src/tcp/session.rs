@@ -507,7 +507,7 @@ const UNREADABLE: &str = "the command is not known to this version of the cluste
 /// The first word of a Redis error reply, and the outcome as metrics name it.
 fn write_code(error: &WriteError) -> (&'static str, &'static str) {
     match error {
-        WriteError::NoLeader | WriteError::NotLeader { .. } => ("NOLEADER", "no_leader"),
+        WriteError::NoLeader | WriteError::NotLeader { .. } | WriteError::NotFormed { .. } => ("NOLEADER", "no_leader"),
         WriteError::Stopping => ("NOLEADER", "stopping"),
         WriteError::Forming => ("NOQUORUM", "forming"),
         WriteError::NoQuorum { .. } => ("NOQUORUM", "no_quorum"),

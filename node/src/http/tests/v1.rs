@@ -241,6 +241,7 @@ async fn every_error_of_a_write_has_its_status_and_code() {
     for (error, status, code, again) in [
         (WriteError::NoLeader, 503, "no_leader", true),
         (WriteError::Forming, 503, "forming", true),
+        (WriteError::NotFormed { waits_for: Some(2) }, 503, "no_leader", true),
         (WriteError::NoQuorum { live: 1, needed: 2 }, 503, "no_quorum", true),
         (WriteError::Overloaded, 503, "overloaded", true),
         (WriteError::Stopping, 503, "stopping", false),
