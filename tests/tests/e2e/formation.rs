@@ -85,9 +85,10 @@ async fn a_founder_killed_before_any_other_disk_knew_of_the_cluster_is_elected_b
         node.args.extend(nowhere.clone());
     }
     cluster.start_all();
+    // It dials nobody before the first configuration is on its own disk.
     eventually("the founder's disk holds the first configuration", || async {
-        let status = cluster.nodes[0].try_status().await?;
-        if status.config.replicas == 3 && status.node.role == "leader" { Ok(()) } else { Err(format!("{status:?}")) }
+        let log = cluster.nodes[0].log();
+        if log.contains("cannot connect to node") { Ok(()) } else { Err(log) }
     })
     .await;
     let id = cluster.nodes[0].status().await.cluster_id;
@@ -124,6 +125,26 @@ async fn a_restart_of_the_whole_cluster_keeps_everything() {
     assert_eq!(cluster.converged().await, before);
     assert_eq!(cluster.nodes[2].status().await.cluster_id, id);
     cluster.leader().await.put("/v1/kv/new", "v").await.expect(200);
+}
+
+#[tokio::test]
+async fn status_tells_where_a_node_is_before_there_is_a_leader_to_record_it() {
+    let mut cluster = Cluster::start(2, 2).await;
+    cluster.all_ready().await;
+    let spare = Setup::new(1, 1).prepare().await;
+    for n in [0, 1] {
+        cluster.nodes[n].terminate();
+        assert!(cluster.nodes[n].ended().await.success());
+    }
+    let address = spare.nodes[0].peer.clone();
+    let node = &mut cluster.nodes[1];
+    let at = node.args.iter().position(|a| a == "--peer-port").expect("a port") + 1;
+    node.args[at] = address.rsplit(':').next().expect("a port").to_owned();
+    node.start();
+    eventually("it answers", || async { cluster.nodes[1].try_status().await.map(|_| ()) }).await;
+    let status = cluster.nodes[1].status().await;
+    assert_eq!((status.leader.clone(), status.node.peer.clone()), (None, address.clone()));
+    assert_eq!(status.members.iter().find(|m| m.name == "node2").expect("itself").peer, address);
 }
 
 #[tokio::test]
