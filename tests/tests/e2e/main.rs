@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod clients;
 mod cluster_routes;
 mod damage;
 mod disk;
@@ -12,6 +13,7 @@ mod followers;
 mod formation;
 mod history;
 mod lab;
+mod leases;
 mod local;
 mod quorums;
 mod redis;
