@@ -205,6 +205,7 @@ fn raise_file_limit() -> Option<u64> {
 
 /// A runtime with a thread for every second core. A thread that waits is woken whenever a task is ready beside the one that runs, and mostly finds
 /// it done: with two threads on two cores a write alone costs nearly twice the context switches. The other cores are for the log's thread and the engine.
+/// The process may have as many files open as the system allows.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     if let Some(files) = raise_file_limit() {
         tracing::debug!(files, "files and connections that may be open");

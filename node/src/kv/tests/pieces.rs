@@ -3,61 +3,8 @@
 use std::sync::Mutex;
 
 use super::super::engine::fjall::FjallHome;
+use super::watched::Watched;
 use super::*;
-
-type Hook = Box<dyn FnMut(&dyn Engine) + Send>;
-
-/// An engine that tells of every batch, once it is in and, as far as the drain goes, synced.
-pub(super) struct Watched<E> {
-    inner: E,
-    hook: Mutex<Option<Hook>>,
-}
-
-impl<E: Engine> Watched<E> {
-    pub(super) fn new(inner: E) -> Arc<Watched<E>> {
-        Arc::new(Watched { inner, hook: Mutex::new(None) })
-    }
-
-    pub(super) fn watch(&self, hook: impl FnMut(&dyn Engine) + Send + 'static) {
-        *self.hook.lock().expect("hook") = Some(Box::new(hook));
-    }
-}
-
-impl<E: Engine> Engine for Watched<E> {
-    fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
-        self.inner.get(key)
-    }
-    fn meta(&self) -> Result<Option<Meta>, EngineError> {
-        self.inner.meta()
-    }
-    fn snapshot(&self) -> Box<dyn Snapshot> {
-        self.inner.snapshot()
-    }
-    fn graves(&self) -> Result<Graves, EngineError> {
-        self.inner.graves()
-    }
-    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
-        self.inner.commit(changes, meta)?;
-        self.inner.persist()?;
-        if let Some(hook) = self.hook.lock().expect("hook").as_mut() {
-            hook(&self.inner);
-        }
-        Ok(())
-    }
-    fn persist(&self) -> Result<(), EngineError> {
-        self.inner.persist()
-    }
-    fn disk_bytes(&self) -> u64 {
-        0
-    }
-    fn alarm(&self) -> Option<String> {
-        None
-    }
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn doom(&self, _: bool) {}
-}
 
 fn on(engine: Arc<dyn Engine>, piece_bytes: usize) -> Store {
     Store::start(engine, Box::new(MemoryHome), &limits(1 << 20), piece_bytes, None, false).expect("start")
@@ -311,7 +258,7 @@ fn views_and_exports_made_before_within_and_after_a_drain_each_show_one_revision
     let held = std::mem::take(&mut *held.lock().expect("views"));
     assert!(held.len() > 30, "{}", held.len());
     held.iter().for_each(|view| right(view, &history));
-    engine.hook.lock().expect("hook").take();
+    engine.unwatch();
 }
 
 /// Writes come in while pieces go over, and the table that they fill is drained in turn.
@@ -335,7 +282,7 @@ fn writes_between_two_pieces_are_kept_apart_from_the_table_that_goes_over() {
             store.drain();
         }
     }
-    engine.hook.lock().expect("hook").take();
+    engine.unwatch();
     assert_eq!(content(&store), history.states[400].items);
     assert_eq!(store.persist().expect("persist").index.0, 400);
     let again = on(engine, 200);

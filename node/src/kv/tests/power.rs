@@ -22,7 +22,7 @@ use quorum::{Index, Term};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::engine::fjall::FjallHome;
-use super::pieces::Watched;
+use super::watched::Watched;
 use super::*;
 use crate::storage::{Batch, Opened, RealDisk, RecordKind, open as open_folder, record};
 

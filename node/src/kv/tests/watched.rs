@@ -1,0 +1,73 @@
+//! An engine around another one, for tests that look at it, break it, or make it hang.
+
+use parking_lot::Mutex;
+
+use super::*;
+
+type Hook = Box<dyn FnMut(&dyn Engine) + Send>;
+
+/// Fails while it is `broken`, stands still while somebody holds the `gate`, and tells of every batch once it is in and, as far as the drain
+/// goes, synced.
+pub(super) struct Watched<E> {
+    inner: E,
+    hook: Mutex<Option<Hook>>,
+    pub(super) broken: AtomicBool,
+    pub(super) gate: Mutex<()>,
+}
+
+impl<E: Engine> Watched<E> {
+    pub(super) fn new(inner: E) -> Arc<Watched<E>> {
+        Arc::new(Watched { inner, hook: Mutex::new(None), broken: AtomicBool::new(false), gate: Mutex::new(()) })
+    }
+
+    pub(super) fn watch(&self, hook: impl FnMut(&dyn Engine) + Send + 'static) {
+        *self.hook.lock() = Some(Box::new(hook));
+    }
+
+    /// Drops the hook and what it holds.
+    pub(super) fn unwatch(&self) {
+        self.hook.lock().take();
+    }
+
+    fn works(&self) -> Result<(), EngineError> {
+        if self.broken.load(Ordering::Relaxed) { Err(EngineError::Damaged("on purpose".into())) } else { Ok(()) }
+    }
+}
+
+impl<E: Engine> Engine for Watched<E> {
+    fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
+        self.works().and_then(|()| self.inner.get(key))
+    }
+    fn meta(&self) -> Result<Option<Meta>, EngineError> {
+        self.inner.meta()
+    }
+    fn snapshot(&self) -> Box<dyn Snapshot> {
+        self.inner.snapshot()
+    }
+    fn graves(&self) -> Result<Graves, EngineError> {
+        self.inner.graves()
+    }
+    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+        let _passed = self.gate.lock();
+        self.works()?;
+        self.inner.commit(changes, meta)?;
+        if let Some(hook) = self.hook.lock().as_mut() {
+            self.inner.persist()?;
+            hook(&self.inner);
+        }
+        Ok(())
+    }
+    fn persist(&self) -> Result<(), EngineError> {
+        self.works().and_then(|()| self.inner.persist())
+    }
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+    fn alarm(&self) -> Option<String> {
+        None
+    }
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn doom(&self, _: bool) {}
+}
