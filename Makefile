@@ -4,7 +4,7 @@ STAGE := ./scripts/stage
 # Warnings are errors in the checks, not in the flags of the compiler: those would make every stage build everything anew.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help local test setup fmt format-check lint doc unit e2e check quick basic perf bench clean
+.PHONY: help local test setup fmt format-check lint doc unit e2e porcupine check quick basic perf bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ unit: ## Unit, golden and property tests
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
 	cargo test -p quorate-tests -- --test-threads=4
+
+porcupine: ## Compare the checker of histories with porcupine, on many generated and on recorded histories; nightly
+	cargo build --bin quorate
+	cargo test -p quorate-tests --test e2e history::
+	QUORATE_PORCUPINE_HISTORIES=3000 cargo test -p quorate-history --test porcupine -- --nocapture
 
 check: ## Is everything here that is needed, and are the ports free?
 	./scripts/setup

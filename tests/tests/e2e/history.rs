@@ -1,11 +1,20 @@
 //! What many clients saw of a healthy cluster, judged.
 
+use std::path::Path;
 use std::time::Duration;
 
 use quorate_history::generate::{Dice, inject_stale_read};
-use quorate_history::{Kind, Outcome};
+use quorate_history::{History, Kind, Outcome};
 use quorate_tests::workload::add_end;
 use quorate_tests::{Cluster, Settings, Workload};
+
+/// Leaves a history in the build folder, where the comparison with porcupine finds it.
+fn keep(history: &History, name: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("histories");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = std::fs::File::create(folder.join(name).with_extension("jsonl")).unwrap();
+    history.write_to(std::io::BufWriter::new(file)).unwrap();
+}
 
 #[tokio::test]
 async fn what_eight_clients_see_through_all_nodes_and_both_protocols_is_linearizable_and_a_stale_read_would_be_found() {
@@ -15,6 +24,7 @@ async fn what_eight_clients_see_through_all_nodes_and_both_protocols_is_lineariz
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut history = workload.stop().await;
     add_end(&mut history, &cluster.converged().await);
+    keep(&history, "healthy");
     let count = |wanted: fn(&Outcome) -> bool| history.operations.iter().filter(|o| wanted(&o.outcome)).count();
     let (done, found) = (count(|o| matches!(o, Outcome::Done { .. })), count(|o| matches!(o, Outcome::Found { .. })));
     println!("{} operations: {done} changes, {found} reads", history.operations.len());
