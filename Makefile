@@ -4,7 +4,9 @@ STAGE := ./scripts/stage
 # Warnings are errors in the checks, not in the flags of the compiler: those would make every stage build everything anew.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +81,10 @@ perf: ## Every write quorum in turn, 100 concurrent writes each: latency by quor
 bench: ## Side by side with etcd and Redis; about a quarter of an hour
 	cargo build --release --bin quorate
 	cargo run --release -p quorate-bench -- compare
+
+fuzz: ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (60); needs cargo-fuzz and a nightly compiler
+	cd fuzz && for target in fuzz_targets/*.rs; do name=$$(basename $$target .rs); \
+	  [ $$name = seeds ] || cargo +nightly fuzz run --fuzz-dir . $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean

@@ -1,5 +1,6 @@
 //! A node without a log for the unit tests of its faces: whatever is handed in is applied at once, by a task in the driver's place.
 
+#![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 #![allow(clippy::expect_used, reason = "only tests and fuzz targets are built with it")]
 
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! A write is visible at once and durable at the next sync of its file; a name at the next sync of its folder. [`MemoryDisk::lose_power`] keeps
 //! of the rest whatever its seed says, down to single bytes of a write.
 
+#![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};

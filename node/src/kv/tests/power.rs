@@ -267,7 +267,11 @@ fn check(copy: &Path, promised: [u64; 4], model: &mut Model) -> bool {
     assert_eq!(store.count(), content(&store).len() as u64, "the count at {applied}");
     assert_eq!(store.export().is_ok(), whole == applied);
     // Models only go forward: a copy is never older than the one before.
-    let forward = |model: &mut Model, to: u64| (model.index + 1..=to).for_each(|i| drop(model.apply(&command_at(i))));
+    let forward = |model: &mut Model, to: u64| {
+        while model.index < to {
+            model.apply(&command_at(model.index + 1));
+        }
+    };
     let mut then = model.clone();
     if whole == applied && then.index <= applied {
         forward(&mut then, applied);
