@@ -39,7 +39,7 @@ pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: V
 /// was away, or the entry that took it in was never committed. Nobody would ever tell it, since nobody knows it.
 pub(crate) fn must_introduce(state: &NodeState, me: &Member) -> bool {
     let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);
-    !state.removed && !(known && state.leader.is_some())
+    !state.removed && (!known || state.leader.is_none())
 }
 
 struct Joiner {
