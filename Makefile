@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench fuzz clean
+.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ bench: ## Side by side with etcd and Redis; about a quarter of an hour
 fuzz: ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (60); needs cargo-fuzz and a nightly compiler
 	cd fuzz && for target in fuzz_targets/*.rs; do name=$$(basename $$target .rs); \
 	  [ $$name = seeds ] || cargo +nightly fuzz run --fuzz-dir . $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+sim: ## Simulated clusters under faults: SEEDS=1000 of them, or the whole trace of one with SEED=7
+	cargo build -p quorate-sim
+	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000) --jobs 2)
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean

@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_api::Status;
 use quorum::Member;
 
-use crate::handle::Handle;
+use crate::handle::{Handle, NodeState};
 use crate::peer::{Introduction, Network};
 
 /// How often a node that is not a member introduces itself.
@@ -35,6 +35,13 @@ pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: V
     }
 }
 
+/// Whether a node has to say that it is there. One that takes itself for a member, but that no leader talks to, may be wrong: it was taken out while it
+/// was away, or the entry that took it in was never committed. Nobody would ever tell it, since nobody knows it.
+pub(crate) fn must_introduce(state: &NodeState, me: &Member) -> bool {
+    let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);
+    !state.removed && (!known || state.leader.is_none())
+}
+
 struct Joiner {
     handle: Handle,
     network: Network,
@@ -48,8 +55,7 @@ struct Joiner {
 impl Joiner {
     async fn maybe_introduce(&mut self) {
         let state = self.handle.state();
-        let known = state.config.as_ref().and_then(|c| c.member(self.me.id)).is_some_and(|m| *m == self.me);
-        if known || state.removed {
+        if !must_introduce(&state, &self.me) {
             return;
         }
         let blank = state.config.is_none();

@@ -81,6 +81,9 @@ impl OnDisk {
                 disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
                 (disk.opened.term, disk.opened.voted_for) = (applied.term, None);
             }
+            // What the engine shows may be in the system's memory only, as after a crash of the process. The log must not be emptied for the sake of
+            // something that the next power loss takes away.
+            disk.store.persist().map_err(|e| StartError::Data(e.to_string()))?;
             disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
             (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
         }

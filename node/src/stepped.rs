@@ -263,6 +263,12 @@ impl Machine {
         self.handle.state()
     }
 
+    /// Whether it has to introduce itself to its cluster now.
+    #[must_use]
+    pub fn must_introduce(&self) -> bool {
+        crate::join::must_introduce(&self.state(), &self.me)
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> &LogReader {

@@ -424,10 +424,12 @@ impl Replica {
         self.effects.push(Effect::SaveVote { token, term, voted_for });
     }
 
-    /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not wait.
+    /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not wait; but once it campaigns, its disk is
+    /// given time to take its own vote, or every tick would begin another term and none of them be won.
     fn await_leader(&mut self) {
         let (min, max) = (self.settings.election_min, self.settings.election_max);
-        let wait = if self.elects_itself() { 0 } else { self.dice.between(min, max) };
+        let at_once = self.elects_itself() && !matches!(self.role, RoleState::Candidate(_));
+        let wait = if at_once { 0 } else { self.dice.between(min, max) };
         self.election_due = self.now.after(wait);
     }
 

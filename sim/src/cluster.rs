@@ -777,7 +777,7 @@ impl Cluster {
     fn introduce(&mut self, host: usize) {
         let Some(p) = &self.hosts[host].process else { return };
         let (state, me) = (p.machine.state(), p.machine.me().clone());
-        if state.removed || state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| *m == me) {
+        if !p.machine.must_introduce() {
             return;
         }
         let blank = state.config.is_none();

@@ -9,12 +9,12 @@ impl Dice {
     #[must_use]
     pub fn new(seed: u64) -> Dice {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15);
-        dice.next();
+        dice.draw();
         dice
     }
 
     /// Sixty-four bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,7 +24,7 @@ impl Dice {
 
     /// Below a bound; zero for a bound of zero.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.draw() % bound.max(1)
     }
 
     /// Within a range, both ends included.
@@ -44,6 +44,6 @@ impl Dice {
 
     /// A source of its own, for something that is to be independent of how often the others are asked.
     pub fn fork(&mut self) -> Dice {
-        Dice::new(self.next())
+        Dice::new(self.draw())
     }
 }

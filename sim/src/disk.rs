@@ -308,7 +308,7 @@ impl Disk for SimDisk {
 
     fn draw_id(&self) -> u128 {
         let mut state = self.0.lock();
-        (u128::from(state.dice.next()) << 64) | u128::from(state.dice.next())
+        (u128::from(state.dice.draw()) << 64) | u128::from(state.dice.draw())
     }
 }
 
