@@ -61,6 +61,13 @@ fn a_wiped_voter_under_its_old_name_loses_an_acknowledged_write() {
     refute(&[Conf::new(0b111, 2)], Bounds { wipes: 1, ..SMALL }, rules, always::ACKED_STAY);
 }
 
+/// To wait until it holds anything at all is not enough: it must hold what it has confirmed.
+#[test]
+fn a_wiped_voter_under_its_old_name_loses_an_acknowledged_write_even_if_it_refuses_while_blank() {
+    let rules = Rules { wiped_is_another: false, ..Rules::REAL };
+    refute(&[Conf::new(0b111, 2)], Bounds { wipes: 1, ..SMALL }, rules, always::ACKED_STAY);
+}
+
 #[test]
 fn a_write_acknowledged_at_c_copies_is_not_on_w_disks() {
     let rules = Rules { acknowledge_at_w: false, ..Rules::REAL };
