@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit e2e faults nightly porcupine check quick basic perf bench fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,12 +14,13 @@ help: ## Show this list
 local: ## Start a leader and five followers on this machine
 	cargo run --release -- local
 
-test: ## Everything: format, lints, docs, unit and golden tests, clusters of real processes
+test: ## Everything: format, lints, docs, unit and golden tests, the model, clusters of real processes
 	@$(STAGE) setup ./scripts/setup
 	@$(STAGE) format $(MAKE) --no-print-directory format-check
 	@$(STAGE) lint $(MAKE) --no-print-directory lint
 	@$(STAGE) doc $(MAKE) --no-print-directory doc
 	@$(STAGE) unit $(MAKE) --no-print-directory unit
+	@$(STAGE) model $(MAKE) --no-print-directory model
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
@@ -39,7 +40,13 @@ doc: ## Rustdoc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 unit: ## Unit, golden and property tests
-	cargo test --workspace --exclude quorate-tests
+	cargo test --workspace --exclude quorate-tests --exclude quorate-model
+
+model: ## Visit every state of the protocol's rules within small bounds; about a minute
+	cargo test -p quorate-model -- --nocapture --test-threads=1
+
+model-large: ## The same within larger bounds: many minutes, gigabytes of memory
+	QUORATE_MODEL=large cargo test -p quorate-model --test rules -- --nocapture --test-threads=1
 
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate

@@ -2,7 +2,7 @@
 //!
 //! The simulator and the random clusters run the real code and sample its behaviours. This crate does the opposite: it states the *rules* in a few
 //! hundred lines and lets [stateright](https://docs.rs/stateright) visit every state that they can reach within small bounds (up to four nodes,
-//! three terms, a few entries). The arithmetic is not stated again: which nodes elect, commit and acknowledge is asked of the product's own
+//! three terms, a few entries; five nodes to show one broken rule). The arithmetic is not stated again: which nodes elect, commit and acknowledge is asked of the product's own
 //! [`quorum::Config`]. The model owns nothing else of the product and comes before it: a rule that fails here need not be programmed.
 //!
 //! # What a state is
@@ -11,11 +11,11 @@
 //! logs: `log`, what it works with, and `disk`, what it would have after a crash. Printed, a state is one line a node:
 //!
 //! ```text
-//! n0 t2 leader  log 0:c0 1:w0 2:-   disk 0:c0 1:w0      commit 2  copies [3 2 0]
+//! n0 t1 leader    log 0:c0 1:- 1:w0        disk 0:c0 1:-            commit 2  copies [2, 3, 0]
 //! ```
 //!
-//! Node 0 is in term 2 and leads it; its log has a configuration of term 0, write 0 of term 1 and the empty entry of its own term, which its disk does
-//! not hold yet; it has committed two entries, and knows of three durable copies of entries on itself, two on node 1, none on node 2.
+//! Node 0 is in term 1 and leads it; its log has a configuration of term 0, the empty entry of its own term and write 0, which its disk does not hold
+//! yet; it has committed two entries, and knows how many entries are on disk: two of its own, three of node 1's, none of node 2's.
 //!
 //! # What a step is
 //!
@@ -24,13 +24,17 @@
 //! its disk does not hold. A leader counts at once what it has heard. A path is a list of actions; [`Model::tell`] prints it with the state after each, and
 //! that is what a failing test shows.
 //!
+//! Why that loses nothing: a vote or a confirmation is a fact that stays true in its term, so that hearing of it at once only makes a leader count
+//! sooner, and whatever could be lost is then promised sooner. A late request finds its sender as it was, since a candidate's log does not change and a
+//! leader's only grows. This is an argument, not something the model checks.
+//!
 //! # What is left out
 //!
 //! Time: anybody may campaign at any moment, so pre-votes, leases, the vote refusal after a start and check-quorum (all of which only forbid or end things
 //! by the clock) are not here, nor are reads. Snapshots and the forming of a cluster are not here either; the run starts with a formed
 //! cluster that holds its configuration. Votes are durable at once. A node takes no commit index from its leader: safety does not rest on
 //! it. Learners may be promoted however far behind they are: the product's bound on that is for liveness. Messages of a leader that has left office are
-//! lost. The simulator has all of these.
+//! lost. All this is for the tests that run the real code.
 
 // Only tests run it: whatever is impossible here is a mistake in the model, and ends it.
 #![allow(clippy::expect_used, clippy::missing_panics_doc)]

@@ -290,6 +290,12 @@ impl Model {
         })
     }
 
+    /// Two clients were told that their writes are at the same place.
+    fn acked_apart(s: &State) -> bool {
+        let places: Vec<u8> = s.acked.iter().flatten().map(|a| a.index).collect();
+        places.iter().enumerate().all(|(i, place)| !places[..i].contains(place))
+    }
+
     /// Of any two leaders the older one has no quorum left: enough nodes to confirm it are in its own term or an earlier one no more.
     fn quorums_meet(&self, s: &State) -> bool {
         self.each().all(|old| {
@@ -301,10 +307,22 @@ impl Model {
         })
     }
 
-    /// The same state under the names that make it smallest.
+    /// The same state under the names that make it smallest: first by what can be said of each node without a name, which leaves few renamings to try in full.
     fn canonical(&self, state: State) -> State {
-        let renamed = self.renamings.iter().map(|(names, numbers)| state.renamed(names, numbers));
-        renamed.min().unwrap_or(state)
+        if self.renamings.is_empty() {
+            return state;
+        }
+        let keys = state.nodes.map(|node| node.nameless());
+        let arranged = |names: &[u8; NODES]| {
+            let mut arranged = [0; NODES];
+            for (key, to) in keys.iter().zip(names) {
+                arranged[usize::from(*to)] = *key;
+            }
+            arranged
+        };
+        let smallest = self.renamings.iter().map(|(names, _)| arranged(names)).min();
+        let tied = self.renamings.iter().filter(|(names, _)| Some(arranged(names)) == smallest);
+        tied.map(|(names, numbers)| state.renamed(names, numbers)).min().unwrap_or(state)
     }
 
     /// Checks everything, and panics with the shortest path found to what does not hold; returns how many different states were visited.
@@ -346,6 +364,8 @@ pub mod always {
     pub const ONE_LEADER: &str = "one leader per term";
     /// Leader completeness for acknowledged writes.
     pub const ACKED_STAY: &str = "an acknowledged write is in the log of every later leader";
+    /// Of two writes in one place, one is lost.
+    pub const ACKED_APART: &str = "no two acknowledged writes have the same place";
     /// Leader completeness for committed entries.
     pub const COMMITTED_STAY: &str = "a committed entry is in the log of every later leader";
     /// State machine safety.
@@ -438,6 +458,7 @@ impl Checked for Model {
         let mut properties = vec![
             Property::always(always::ONE_LEADER, |_, s: &State| s.leaders.iter().all(|set| set.count_ones() <= 1)),
             Property::always(always::ACKED_STAY, |_, s: &State| Self::all_acked_stay(s)),
+            Property::always(always::ACKED_APART, |_, s: &State| Self::acked_apart(s)),
             Property::always(always::COMMITTED_STAY, |_, s: &State| Self::all_committed_stay(s)),
             Property::always(always::COMMITTED_AGREE, |_, s: &State| !s.contradiction),
             Property::always(always::QUORUMS_MEET, |m: &Model, s: &State| m.quorums_meet(s)),

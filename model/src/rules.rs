@@ -191,9 +191,9 @@ fn powers_of(config: &Config, election: Election) -> [Powers; 1 << 5] {
         let has = |id: NodeId| set >> id.0 & 1 == 1;
         power.elects = match election {
             Election::Real => config.elects(has),
-            Election::MeetsWritesAlone => config.halves().all(|(voters, quorum)| {
-                voters.iter().filter(|m| has(m.id)).count() >= quorum.voters() - quorum.write() + 1
-            }),
+            Election::MeetsWritesAlone => config
+                .halves()
+                .all(|(voters, quorum)| voters.iter().filter(|m| has(m.id)).count() > quorum.voters() - quorum.write()),
         };
         power.commits = config.committed(|id| u8::from(has(id))) == Some(1);
         assert_eq!(power.commits, config.confirms(has), "who commits also confirms");

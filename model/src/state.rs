@@ -183,6 +183,30 @@ impl Node {
         self.disk.shares(&self.log)
     }
 
+    /// A number of all that has nothing to do with nodes' names: equal for nodes that some renaming makes equal.
+    #[must_use]
+    pub fn nameless(&self) -> u64 {
+        let (tag, more) = match self.role {
+            Role::Follower => (0, 0),
+            Role::Candidate { granted } => (1, u64::from(granted.count_ones())),
+            Role::Leader { first_own, commit, copies } => (
+                2,
+                u64::from(first_own) << 16 | u64::from(commit) << 8 | copies.iter().map(|c| u64::from(*c)).sum::<u64>(),
+            ),
+        };
+        let mut key = u64::from(self.term) << 3 | tag << 1 | u64::from(self.gone);
+        let logs = self.log.entries().iter().chain(self.disk.entries()).map(|e| match e.kind {
+            Kind::Empty => u64::from(e.term) << 4,
+            Kind::Write(w) => u64::from(e.term) << 4 | 1 << 2 | u64::from(w),
+            Kind::Config(_) => u64::from(e.term) << 4 | 2 << 2,
+        });
+        // Equal keys of different nodes cost time, nothing else.
+        for word in logs.chain([more, u64::from(self.log.len()), u64::from(self.vote.is_some())]) {
+            key = (key ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
+        key
+    }
+
     /// Whether it leads.
     #[must_use]
     pub fn leads(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Quorums of configurations that follow each other intersect, for all N and W up to five nodes: the ground under every property of the model.
 
+#![allow(clippy::expect_used)]
+
 use quorate_model::{Conf, Election, Set, Table};
 
 const ALL: Set = 0b1_1111;

@@ -40,9 +40,8 @@ fn three_nodes_whose_disks_lag_and_that_crash_lose_nothing_acknowledged() {
 
 #[test]
 fn four_nodes_whatever_w_lose_nothing() {
-    let terms = if large() { 3 } else { 2 };
     for w in 1..=4 {
-        let bounds = Bounds { nodes: 4, terms, ..BOUNDS };
+        let bounds = Bounds { nodes: 4, ..BOUNDS };
         prove(&format!("N=4 W={w}"), &[Conf::new(0b1111, w)], bounds, Rules::REAL);
         if large() {
             let bounds = Bounds { nodes: 4, terms: 2, slow_disks: true, ..BOUNDS };
