@@ -21,7 +21,7 @@ pub enum Trouble {
     SlowSync(Duration),
     /// Every sync fails with an input/output error.
     FailingSync,
-    /// Every write to a file fails for want of space. (Not `write`: the thread's own lines of log go through that.)
+    /// Every write fails for want of space, that of the thread's own lines of log too, as where both are on one disk.
     NoSpace,
 }
 
@@ -39,9 +39,9 @@ impl Tracer {
         let inject = match trouble {
             Trouble::SlowSync(time) => format!("inject=fsync,fdatasync:delay_enter={}", time.as_micros()),
             Trouble::FailingSync => "inject=fsync,fdatasync:error=EIO".to_owned(),
-            Trouble::NoSpace => "inject=pwrite64:error=ENOSPC".to_owned(),
+            Trouble::NoSpace => "inject=write,pwrite64:error=ENOSPC".to_owned(),
         };
-        let trace = if trouble == Trouble::NoSpace { "pwrite64" } else { "fsync,fdatasync" };
+        let trace = if trouble == Trouble::NoSpace { "write,pwrite64" } else { "fsync,fdatasync" };
         let mut strace = Command::new("strace");
         strace.args([
             "-q",

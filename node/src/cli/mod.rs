@@ -231,7 +231,8 @@ fn start_logging(common: &Common, default: &str) -> Result<(), Failure> {
             "{level:?} is no log level ({e}): give --log-level (RUST_LOG) error, warn, info, debug or trace"
         ))
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is dropped: by default its thread would complain on stderr, and panic if that fails too.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match common.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -12,10 +12,11 @@ const ASK: Duration = Duration::from_millis(250);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Half of all failovers are done within the longest election timeout.
+/// What dominates is the patience of the followers: the shorter of two draws from 500 to 1,000 ms, so 670 ms in the middle, less what has passed
+/// of it since the last heartbeat. Votes, their syncs and the first entry take tens of milliseconds.
 const P50_MAX: Duration = Duration::from_millis(1_100);
-/// None takes longer than two rounds of the longest timeout and the votes.
-const MAX: Duration = Duration::from_millis(2_500);
+/// When both stand for election at once nobody wins, and each such split adds up to a second: on a loaded machine four in a row were seen.
+const MAX: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_is_replaced_within_about_a_second() {
@@ -39,7 +40,7 @@ async fn a_killed_leader_is_replaced_within_about_a_second() {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
-            assert!(killed.elapsed() < MAX * 10, "nobody took over");
+            assert!(killed.elapsed() < MAX * 4, "nobody took over");
         }
         times.push(killed.elapsed());
         arena.note(format_args!("served again after {} ms", killed.elapsed().as_millis()));
