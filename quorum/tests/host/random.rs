@@ -118,6 +118,17 @@ pub fn formed(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> T
     run.0.tally()
 }
 
+/// What a search for a deliberate bug makes likelier than the plain runs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hunt {
+    Plain,
+}
+
+/// A run as [`formed`], without a trace.
+pub fn hunted(_: Hunt, seed: u64, steps: u64) -> Tally {
+    formed(seed, false, &mut Vec::new(), steps)
+}
+
 /// One or two founders among blank nodes, under faults: at most one cluster opens. With one founder, one must, whatever stopped and came back on the way.
 pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> Tally {
     let mut rng = Rng(seed);
