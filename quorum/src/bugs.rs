@@ -97,7 +97,7 @@ bugs! {
         "An append that comes late and repeats known entries drops those behind them."
         "a classic of first implementations of Raft"
     CommitBeyondAgreement Core "commit-beyond-agreement"
-        "A follower commits up to the leader's commit index in a tail that was never compared."
+        "A heartbeat names the leader's commit index to followers whose tails were never compared, and they commit."
         "a classic of first implementations of Raft"
     LateSnapshotInstalled Core "late-snapshot-installed"
         "A snapshot that comes late is installed over a log that reaches further."

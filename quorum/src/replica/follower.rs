@@ -88,8 +88,7 @@ impl Replica {
             self.write(at, entries.into_iter().skip(skip).collect());
         }
         // Everything up to `last_new` agrees with the leader's log now; nothing is known of what may lie behind it.
-        let agreed = if bugs::is_on(Bug::CommitBeyondAgreement) { self.log.last().index } else { last_new };
-        self.commit_to(commit.min(agreed));
+        self.commit_to(commit.min(last_new));
         let durable = last_new.max(self.log.start().index);
         if bugs::is_on(Bug::PromiseBeforeDurable) {
             self.send(from, Body::Appended { durable });
@@ -113,6 +112,7 @@ impl Replica {
 
     pub(super) fn handle_heartbeat(&mut self, from: NodeId, round: u64, commit: Index) {
         self.follow(from);
+        let commit = if bugs::is_on(Bug::CommitBeyondAgreement) { commit.min(self.log.last().index) } else { commit };
         // A leader names no more than this node has confirmed to it to be durable here. What is missing of that, the disk has lost without
         // noticing (the last batch of a log, rotten, looks torn): the node can count for nothing any more.
         if commit > self.log.last().index {

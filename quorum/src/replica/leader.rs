@@ -405,7 +405,7 @@ impl Replica {
         let mut messages = Vec::with_capacity(leader.peers.len());
         for (id, progress) in &mut leader.peers {
             // A member is told of no more than it is known to agree on: its log may end in entries of someone else's.
-            let told = commit.min(progress.durable);
+            let told = if bugs::is_on(Bug::CommitBeyondAgreement) { commit } else { commit.min(progress.durable) };
             progress.told_commit = progress.told_commit.max(told);
             messages.push((*id, Message { term, body: Body::Heartbeat { round, commit: told } }));
         }

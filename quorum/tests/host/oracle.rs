@@ -253,6 +253,9 @@ impl Oracle {
             n.id,
             r.durable()
         );
+        let at = r.durable().0;
+        let same = n.disk.store.term_at(at) == n.memory.term_at(at) || at <= n.disk.store.start.index.0;
+        assert!(same, "n{} claims {at} durable, and its disk has ANOTHER ENTRY there", n.id);
     }
 }
 
