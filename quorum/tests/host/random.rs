@@ -266,14 +266,24 @@ impl Run {
     fn hunt(&mut self, hunt: Hunt) {
         self.seize_the_moment(hunt);
         match (hunt, self.rng.below(1000)) {
+            (Hunt::Leases, 0..=49) if !self.host.cuts.is_empty() => self.ordinary(),
             (Hunt::Plain | Hunt::Forming, _) | (_, 0..=49) => self.fault_or_work(),
             (_, 50..=51) => self.host.cuts.clear(),
-            (_, 52..=53) => self.held = None,
+            (_, 52..=53) => self.release(),
             (Hunt::Reads | Hunt::Leases, 54..=55) => self.isolate_a_leader(),
-            (Hunt::Reads, 56..=57) => self.held = self.any(|n| n.up() && n.leads()),
+            (Hunt::Reads, 56..=58) => {
+                // Stopped, as by SIGSTOP: what is said to it waits in its sockets.
+                self.held = self.held.or(self.any(|n| n.up() && n.leads()));
+                if let Some(n) = self.held.and_then(|id| self.host.nodes.get_mut(&id)) {
+                    n.paused = true;
+                }
+            }
             (Hunt::Reads | Hunt::Leases, 60..=160) => {
                 if let Some(id) = self.any(|n| n.up() && !n.paused && n.leads()) {
                     self.host.read(id);
+                    if hunt == Hunt::Reads && self.rng.chance(20) {
+                        self.host.propose(id, 1);
+                    }
                 }
             }
             (Hunt::Leases, 161..=164) => self.transfer(),
@@ -286,6 +296,8 @@ impl Run {
                 }
             }
             (Hunt::Changes, 60..=65) => self.reconfigure(),
+            // Who is cut off falls behind by every write, and could not be elected.
+            (Hunt::Leases, 200..=279) if !self.host.cuts.is_empty() => self.ordinary(),
             (_, 200..=279) => self.say_and_propose(),
             _ => self.ordinary(),
         }
@@ -311,11 +323,26 @@ impl Run {
         }
         // A voter that is asked for its vote right after its start; what it was writing is written.
         let asks = |p: &&super::Packet| matches!(&p.cargo, Mail(m, _) if matches!(m.body, Body::PreVote { .. } | Body::Vote { transfer: false, .. }));
-        let asked = self.host.net.iter().find(asks).map(|p| p.to);
-        let voter = asked.filter(|id| self.host.nodes.get(id).is_some_and(|n| n.up() && !n.paused && !n.leads()));
+        let follows = |id: &NodeId| self.host.nodes.get(id).is_some_and(|n| n.up() && !n.paused && !n.leads());
+        let voter = self.host.net.iter().filter(asks).map(|p| p.to).find(follows);
         if let Some(id) = voter.filter(|_| self.rng.chance(20)) {
             self.host.crash(id, 1_000);
             self.host.restart(id);
+            for leader in self.ids(|n| n.leads()) {
+                self.host.cuts.extend([(leader, id), (id, leader)]);
+            }
+        }
+    }
+
+    /// The node that heard nothing hears everything again; if it was stopped, it is asked for a read before its clock is looked at.
+    fn release(&mut self) {
+        let Some(id) = self.held.take() else { return };
+        let n = self.host.nodes.get_mut(&id).expect("known");
+        if n.paused && n.up() {
+            n.paused = false;
+            if n.leads() {
+                self.host.read(id);
+            }
         }
     }
 
