@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) doc $(MAKE) --no-print-directory doc
 	@$(STAGE) unit $(MAKE) --no-print-directory unit
 	@$(STAGE) model $(MAKE) --no-print-directory model
+	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
@@ -68,6 +69,9 @@ porcupine: ## Compare the checker of histories with porcupine, on many generated
 	cargo build --bin quorate
 	cargo test -p quorate-tests --test e2e history::
 	QUORATE_PORCUPINE_HISTORIES=3000 cargo test -p quorate-history --test porcupine -- --nocapture
+
+bugs: ## Is every deliberate bug of the protocol found? (docs/deliberate-bugs.md)
+	cargo test -p quorum --features bugs --test bugs --lib
 
 check: ## Is everything here that is needed, and are the ports free?
 	./scripts/setup

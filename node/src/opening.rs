@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorum::bugs::{self, Bug};
 use quorum::{ClusterId, Index, NodeId, Recovered, Replica, Settings};
 
 use crate::kv::{Store, StoreError};
@@ -73,7 +74,7 @@ impl OnDisk {
         }
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());
         let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
-        if applied.index > last.index || !agrees {
+        if (applied.index > last.index || !agrees) && !bugs::is_on(Bug::EngineAheadOfLog) {
             // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it took over a snapshot, and the node
             // ended before the log was emptied: what the log has there, and behind it, was never committed.
             if applied.term > disk.opened.term {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bugs::{self, Bug};
 use crate::quorum::{Quorum, QuorumError, VOTERS_MAX, reached_by};
 use crate::types::{Index, NodeId};
 
@@ -154,7 +155,8 @@ impl Config {
     /// Whether the nodes for which `granted` holds may elect a leader: E of each half.
     #[must_use]
     pub fn elects(&self, granted: impl Fn(NodeId) -> bool) -> bool {
-        self.halves().all(|(voters, q)| voters.iter().filter(|m| granted(m.id)).count() >= q.election())
+        let needed = |q: Quorum| if bugs::is_on(Bug::MajorityElects) { q.voters() / 2 + 1 } else { q.election() };
+        self.halves().all(|(voters, q)| voters.iter().filter(|m| granted(m.id)).count() >= needed(q))
     }
 
     /// Whether the nodes for which `in_contact` holds keep a leader in office and confirm its reads: C of each half.
@@ -215,7 +217,8 @@ impl Config {
         let mut learners = each_once(change.learners);
         learners.retain(|m| !voters.iter().any(|v| v.id == m.id));
         let same_quorums = voters.iter().map(|m| m.id).eq(self.voters.iter().map(|m| m.id))
-            && change.write_quorum == self.write_quorum;
+            && change.write_quorum == self.write_quorum
+            || bugs::is_on(Bug::ChangeWithoutJoint);
         let outgoing =
             (!same_quorums).then(|| Outgoing { voters: self.voters.clone(), write_quorum: self.write_quorum });
         Config {

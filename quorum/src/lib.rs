@@ -105,6 +105,7 @@
 //! # Ok::<(), quorum::QuorumError>(())
 //! ```
 
+pub mod bugs;
 mod check;
 mod config;
 mod effect;

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use crate::config::SharedConfig;
+use crate::bugs::{self, Bug};
+use crate::config::{Config, SharedConfig};
 use crate::message::{Head, Kind};
 use crate::types::{Index, NodeId, Position, Term};
 
@@ -30,6 +31,11 @@ impl Log {
         let mut log = Log { start, start_config, heads: VecDeque::new(), configs: Vec::new(), durable: start.index };
         log.append(start.index.next(), heads);
         log.durable = log.last().index;
+        if bugs::is_on(Bug::JointForgottenOnRestart) {
+            for config in log.configs.iter_mut().map(|(_, config)| config).chain(&mut log.start_config) {
+                *config = SharedConfig::new(Config { outgoing: None, ..Config::clone(config) });
+            }
+        }
         log
     }
 
@@ -70,7 +76,8 @@ impl Log {
     /// Whether the log has this very entry, or had it before it was compacted: what is compacted is committed, and a leader's log agrees with
     /// it.
     pub(crate) fn matches(&self, at: Position) -> bool {
-        at.index < self.start.index || self.term_at(at.index) == Some(at.term)
+        let here = self.term_at(at.index);
+        at.index < self.start.index || here == Some(at.term) || here.is_some() && bugs::is_on(Bug::AppendIgnoresTerm)
     }
 
     /// Drops what the log holds from `first` on, and appends.
@@ -94,7 +101,7 @@ impl Log {
     fn truncate(&mut self, first: Index) {
         let keep = first.0 - self.start.index.0 - 1;
         self.heads.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-        self.configs.retain(|(index, _)| *index < first);
+        self.configs.retain(|(index, _)| *index < first || bugs::is_on(Bug::TruncationKeepsConfig));
         self.durable = self.durable.min(first.prev());
     }
 
@@ -115,7 +122,9 @@ impl Log {
     /// Replaces the whole log by a snapshot's end. Nothing of it is durable until the disk says so.
     pub(crate) fn reset(&mut self, start: Position, config: SharedConfig) {
         *self = Log::recovered(start, Some(config), Vec::new());
-        self.durable = Index(0);
+        if !bugs::is_on(Bug::SnapshotDurableAtOnce) {
+            self.durable = Index(0);
+        }
     }
 
     /// Whether a configuration from the one in force at `commit` on counts the node as a voter.

@@ -9,6 +9,8 @@
 //!
 //! This module never sees a node's state: it takes numbers and returns numbers.
 
+use crate::bugs::{self, Bug};
+
 /// The largest cluster. Beyond it a write quorum protects no better and every write costs more.
 pub const VOTERS_MAX: usize = 9;
 
@@ -71,6 +73,9 @@ impl Quorum {
     /// E: the votes that elect a leader.
     #[must_use]
     pub fn election(self) -> usize {
+        if bugs::is_on(Bug::ElectionByWriteQuorumAlone) {
+            return self.voters - self.write + 1;
+        }
         (self.voters - self.write + 1).max(self.voters / 2 + 1)
     }
 

@@ -10,6 +10,7 @@ mod follower;
 mod leader;
 mod transfer;
 
+use crate::bugs::{self, Bug};
 use crate::check;
 use crate::config::{Config, Failover, SharedConfig};
 use crate::effect::{Effect, Refusal};
@@ -297,7 +298,15 @@ impl Replica {
     }
 
     fn durable_at(&self, leader: &Leader, id: NodeId) -> Index {
-        if id == self.id { self.log.durable() } else { leader.peers.get(&id).map_or(Index(0), |p| p.durable) }
+        let of_peer = |id| leader.peers.get(&id).map_or(Index(0), |p| p.durable);
+        if bugs::is_on(Bug::LearnerCounts) && id != self.id {
+            let learners = self.log.config().into_iter().flat_map(|c| &c.learners);
+            return learners.map(|m| of_peer(m.id)).max().max(Some(of_peer(id))).unwrap_or(Index(0));
+        }
+        if id == self.id && bugs::is_on(Bug::OwnCopyBeforeDurable) {
+            return self.log.last().index;
+        }
+        if id == self.id { self.log.durable() } else { of_peer(id) }
     }
 
     /// Whether this node may stand for election. One that its newest configuration leaves out still may while that is not known to be
@@ -359,6 +368,9 @@ impl Replica {
             Body::Vote { last, transfer } => self.handle_vote(from, message.term, last, transfer),
             Body::Append { prev, entries, commit } if !stale => self.handle_append(from, prev, entries, commit),
             Body::Heartbeat { round, commit } if !stale => self.handle_heartbeat(from, round, commit),
+            Body::Heartbeat { round, .. } if bugs::is_on(Bug::StaleRoundAccepted) => {
+                self.send(from, Body::HeartbeatReply { round });
+            }
             // A leader of a past term learns from the answer's term that its reign is over. The answer names no round: the sender may lead the
             // present term too, and would take it for one of this reign's.
             Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatReply { round: 0 }),
@@ -462,6 +474,9 @@ impl Replica {
         let token = self.promises.issue_write(self.now, self.log.last().index);
         self.effects.push(Effect::Write { token, first, entries });
         self.maybe_reconfigured(before);
+        if bugs::is_on(Bug::SetAsideBeforeCommitted) {
+            self.maybe_set_aside();
+        }
     }
 
     fn maybe_reconfigured(&mut self, before: Option<SharedConfig>) {
@@ -490,7 +505,8 @@ impl Replica {
     /// Notices that a committed configuration, and the newest one too, does without this node that was a member before.
     fn maybe_set_aside(&mut self) {
         let outside = |config: &SharedConfig| config.member(self.id).is_none();
-        let committed = self.log.config_at(self.commit);
+        let upto = if bugs::is_on(Bug::SetAsideBeforeCommitted) { self.log.last().index } else { self.commit };
+        let committed = self.log.config_at(upto);
         if self.removed || !self.joined || self.as_leader().is_some() || !committed.is_some_and(outside) {
             return;
         }

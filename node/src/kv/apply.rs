@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::RwLockWriteGuard;
+use quorum::bugs::{self, Bug};
 
 use super::Item;
 use super::command::{Condition, Outcome, Parsed, RawValue};
@@ -148,7 +149,8 @@ impl<'a> Applying<'a> {
             None if self.graves.is_empty() => 0,
             None => self.graves.get(key).copied().unwrap_or(0),
         };
-        Ok(if revision >= self.revision { Known::Ahead } else { Known::Here(head) })
+        let ahead = revision >= self.revision && !bugs::is_on(Bug::ReplayRepeatsEffects);
+        Ok(if ahead { Known::Ahead } else { Known::Here(head) })
     }
 
     /// What the engine has.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use quorum::bugs::{self, Bug};
 use quorum::{Index, Position, Term};
 
 use super::disk::{Disk, DiskFile, FolderLock};
@@ -245,7 +246,11 @@ impl Log {
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.guarded(|log| {
             if log.dirty {
-                log.active.file.sync_data().map_err(io_error("sync"))?;
+                if !bugs::is_on(Bug::SyncSkipped) {
+                    let sync = || log.active.file.sync_data();
+                    let retried = |error| if bugs::is_on(Bug::SyncErrorRetried) { sync() } else { Err(error) };
+                    sync().or_else(retried).map_err(io_error("sync"))?;
+                }
                 log.durable = log.numbers.sequence - 1;
                 log.dirty = false;
             }
@@ -395,7 +400,7 @@ impl Log {
 
     /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later batch elsewhere proves it to recovery.
     fn roll(&mut self, batch_bytes: u64) -> Result<(), LogError> {
-        if self.dirty {
+        if self.dirty && !bugs::is_on(Bug::RollWithoutSync) {
             self.active.file.sync_data().map_err(io_error("sync"))?;
             self.durable = self.numbers.sequence - 1;
             self.dirty = false;

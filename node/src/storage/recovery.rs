@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quorum::bugs::{self, Bug};
 use quorum::{Head, Index, NodeId, Position, Term};
 
 use super::disk::{Disk, DiskFile, FolderLock};
@@ -167,8 +168,10 @@ impl Folder {
     }
 
     fn new_body(&self, old: Option<Body>) -> Body {
+        let same = old.as_ref().filter(|_| bugs::is_on(Bug::DamagedKeepsIdentity)).map(|o| o.id);
+        let id = same.unwrap_or_else(|| NodeId(self.disk.draw_id()));
         let (cluster, known_peers) = old.map(|o| (o.cluster, o.known_peers)).unwrap_or_default();
-        Body { id: NodeId(self.disk.draw_id()), cluster, incarnation: 0, known_peers }
+        Body { id, cluster, incarnation: 0, known_peers }
     }
 
     /// Everything of the node's that is neither its lock nor its identity.
@@ -498,13 +501,16 @@ impl Scan {
             if header.sequence != self.sequence || header.chain != self.chain {
                 return Ok(offset);
             }
+            let end = offset + BATCH_HEADER_BYTES as u64 + u64::from(header.bytes);
+            if bugs::is_on(Bug::TornTailCutTooFar) && !window.begins_batch(end, salt)? {
+                return Ok(offset);
+            }
             let Some(body) = window.get(offset + BATCH_HEADER_BYTES as u64, header.bytes as usize)? else {
                 return Ok(offset);
             };
             if crc32fast::hash(body) != header.body_crc {
                 return Ok(offset);
             }
-            let end = offset + BATCH_HEADER_BYTES as u64 + body.len() as u64;
             self.batch(&header, body, offset, end)?;
             self.sequence += 1;
             self.chain = chain;
@@ -549,6 +555,9 @@ impl Scan {
 
     /// Looks behind the end for a header that proves the missing batch durable.
     fn check_tail(&self, window: &mut Window, end: u64, salt: u64) -> Result<(), Trouble> {
+        if bugs::is_on(Bug::DamageTakenForTornTail) {
+            return Ok(());
+        }
         let mut offset = end;
         // Ends: the offset grows with every turn, up to the length of the file.
         while let Some(bytes) = window.some(offset, BATCH_HEADER_BYTES)? {
@@ -617,6 +626,11 @@ impl Window {
     /// The bytes at a place; `None` if the file ends before.
     fn get(&mut self, offset: u64, bytes: usize) -> io::Result<Option<&[u8]>> {
         Ok(self.some(offset, bytes)?.map(|found| &found[..bytes]))
+    }
+
+    /// Whether the header of a batch is at a place.
+    fn begins_batch(&mut self, offset: u64, salt: u64) -> io::Result<bool> {
+        Ok(self.get(offset, BATCH_HEADER_BYTES)?.and_then(|bytes| BatchHeader::decode(bytes, salt)).is_some())
     }
 
     /// At least `bytes` at a place, and as many more as are in memory anyway.

@@ -1,6 +1,7 @@
 //! What a follower does: takes entries, votes, and installs snapshots. Candidates hear the same and step back.
 
 use super::{Replica, RoleState};
+use crate::bugs::{self, Bug};
 use crate::config::Config;
 use crate::effect::Effect;
 use crate::message::{Body, Head};
@@ -12,13 +13,14 @@ impl Replica {
     /// disturbing the rest.
     pub(super) fn stands_by_a_leader(&self) -> bool {
         let recent = |t| self.now.since(t) < self.settings.election_min;
-        self.as_leader().is_some() || recent(self.started) || self.heard_from_leader.is_some_and(recent)
+        let just_started = recent(self.started) && !bugs::is_on(Bug::LeaseWithoutRefusalAfterStart);
+        self.as_leader().is_some() || just_started || self.heard_from_leader.is_some_and(recent)
     }
 
     /// Whether a candidate's log has everything that may be committed here (Raft, 5.4.1). A blank node holds nothing, and under this id it never
     /// has: any log will do, and a founder that told nobody else of the cluster before it stopped needs such votes (see the crate's page).
     fn may_vote_for(&self, last: Position) -> bool {
-        !self.removed && last >= self.log.last()
+        !self.removed && (last >= self.log.last() || bugs::is_on(Bug::VoteIgnoresLog))
     }
 
     pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: Position) {
@@ -44,6 +46,9 @@ impl Replica {
             self.await_leader();
         } else if term > self.term {
             self.become_follower(term, None);
+        }
+        if bugs::is_on(Bug::VoteBeforeSaved) {
+            return self.send(from, Body::VoteReply { granted });
         }
         self.send_after(self.promises.latest_vote(), from, Body::VoteReply { granted });
     }
@@ -85,7 +90,9 @@ impl Replica {
         // Everything up to `last_new` agrees with the leader's log now; nothing is known of what may lie behind it.
         self.commit_to(commit.min(last_new));
         let durable = last_new.max(self.log.start().index);
-        if self.log.durable() >= durable {
+        if bugs::is_on(Bug::PromiseBeforeDurable) {
+            self.send(from, Body::Appended { durable });
+        } else if self.log.durable() >= durable {
             self.send_after(self.promises.latest_vote(), from, Body::Appended { durable });
         } else {
             self.send_after(self.promises.latest(), from, Body::Appended { durable });
@@ -95,6 +102,9 @@ impl Replica {
     /// The index of the first entry that the log does not have.
     fn first_difference(&self, prev: Index, entries: &[Head]) -> Option<Index> {
         let start = self.log.start().index;
+        if bugs::is_on(Bug::LateAppendTruncates) && prev >= start && !entries.is_empty() {
+            return Some(prev.next());
+        }
         let indexes = prev.0 + 1..;
         let new = indexes.zip(entries).find(|(i, e)| Index(*i) > start && self.log.term_at(Index(*i)) != Some(e.term));
         new.map(|(i, _)| Index(i))
@@ -102,6 +112,7 @@ impl Replica {
 
     pub(super) fn handle_heartbeat(&mut self, from: NodeId, round: u64, commit: Index) {
         self.follow(from);
+        let commit = if bugs::is_on(Bug::CommitBeyondAgreement) { commit.min(self.log.last().index) } else { commit };
         // A leader names no more than this node has confirmed to it to be durable here. What is missing of that, the disk has lost without
         // noticing (the last batch of a log, rotten, looks torn): the node can count for nothing any more.
         if commit > self.log.last().index {
@@ -126,7 +137,8 @@ impl Replica {
             self.become_follower(term, None);
         }
         self.follow(from);
-        if last.index <= self.commit || self.log.term_at(last.index) == Some(last.term) {
+        let late = last.index <= self.commit || self.log.term_at(last.index) == Some(last.term);
+        if late && !bugs::is_on(Bug::LateSnapshotInstalled) {
             // It came too late to be of use, but it proves agreement up to there. Installing it would drop the entries behind it, and those may
             // be acknowledged already.
             self.commit_to(last.index);
@@ -135,7 +147,8 @@ impl Replica {
         }
         let before = self.log.config().cloned();
         self.promises.truncate(Index(1));
-        self.log.reset(last, crate::config::SharedConfig::new(config));
+        let kept = before.clone().filter(|_| bugs::is_on(Bug::SnapshotKeepsOldConfig));
+        self.log.reset(last, kept.unwrap_or_else(|| crate::config::SharedConfig::new(config)));
         self.commit = last.index;
         self.note_membership();
         let token = self.promises.issue_write(self.now, last.index);

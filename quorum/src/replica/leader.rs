@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::{Replica, RoleState, own_entry};
+use crate::bugs::{self, Bug};
 use crate::config::{Change, Config, SharedConfig};
 use crate::effect::{Effect, Refusal};
 use crate::message::{Body, Head, Kind, Message};
@@ -269,7 +270,8 @@ impl Replica {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return };
         let committed = config.committed(|id| self.durable_at(leader, id)).unwrap_or(Index(0));
         // Only an entry of this term commits by counting; it takes the earlier ones along (Raft, 5.4.2).
-        if committed > self.commit && self.log.term_at(committed) == Some(self.term) {
+        let own = self.log.term_at(committed) == Some(self.term) || bugs::is_on(Bug::OlderTermCommitsByCounting);
+        if committed > self.commit && own {
             self.commit_to(committed);
         }
         self.acknowledge();
@@ -280,7 +282,10 @@ impl Replica {
 
     fn acknowledge(&mut self) {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return };
-        let held = config.acknowledged(|id| self.durable_at(leader, id)).unwrap_or(Index(0));
+        let mut held = config.acknowledged(|id| self.durable_at(leader, id)).unwrap_or(Index(0));
+        if bugs::is_on(Bug::AcknowledgedAtC) {
+            held = config.committed(|id| self.durable_at(leader, id)).unwrap_or(Index(0));
+        }
         let index = held.min(self.commit);
         if index > leader.acknowledged && index >= leader.first_own {
             if let Some(leader) = self.leader_mut() {
@@ -305,7 +310,8 @@ impl Replica {
     /// Takes a change's next step when the last one is committed: from joint to final, and out of office if that leaves this node out.
     fn maybe_finish_change(&mut self) {
         let Some(config) = self.log.config().cloned() else { return };
-        if self.as_leader().is_none() || self.log.config_index() > self.commit {
+        let early = config.is_joint() && bugs::is_on(Bug::FinalBeforeJointCommitted);
+        if self.as_leader().is_none() || (self.log.config_index() > self.commit && !early) {
             return;
         }
         if config.is_joint() {
@@ -346,7 +352,8 @@ impl Replica {
     fn legal_change(&self, change: &Change) -> Result<SharedConfig, Refusal> {
         let leader = self.as_leader().filter(|l| l.transfer.is_none()).ok_or(Refusal::NotLeader)?;
         let config = self.log.config().ok_or(Refusal::NotLeader)?;
-        if self.commit < leader.first_own || config.is_joint() || self.log.config_index() > self.commit {
+        let settled = self.commit >= leader.first_own && !config.is_joint() && self.log.config_index() <= self.commit;
+        if !settled && !bugs::is_on(Bug::ChangeOverChange) {
             return Err(Refusal::ChangeInFlight);
         }
         if change.base_version != config.version {
@@ -359,7 +366,8 @@ impl Replica {
         }
         for voter in change.voters.iter().filter(|m| !config.is_voter(m.id)) {
             // A node that was just removed may look caught up too, but has set its data aside.
-            if !config.is_learner(voter.id) || !self.is_caught_up(leader, voter.id) {
+            let close = self.is_caught_up(leader, voter.id) || bugs::is_on(Bug::PromotionIgnoresLag);
+            if !config.is_learner(voter.id) || !close {
                 return Err(Refusal::NotCaughtUp(voter.id));
             }
         }
@@ -397,7 +405,7 @@ impl Replica {
         let mut messages = Vec::with_capacity(leader.peers.len());
         for (id, progress) in &mut leader.peers {
             // A member is told of no more than it is known to agree on: its log may end in entries of someone else's.
-            let told = commit.min(progress.durable);
+            let told = if bugs::is_on(Bug::CommitBeyondAgreement) { commit } else { commit.min(progress.durable) };
             progress.told_commit = progress.told_commit.max(told);
             messages.push((*id, Message { term, body: Body::Heartbeat { round, commit: told } }));
         }
@@ -423,7 +431,7 @@ impl Replica {
     fn keeps_office(&self) -> bool {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return false };
         let disk_answers = self.promises.oldest().is_none_or(|t| self.now.since(t) < self.settings.election_max);
-        disk_answers && config.confirms(|id| self.in_contact(leader, id))
+        bugs::is_on(Bug::CheckQuorumOff) || disk_answers && config.confirms(|id| self.in_contact(leader, id))
     }
 
     /// A node that is no member asks for votes: it does not know yet that it was removed, perhaps since it was away for longer than a farewell
@@ -478,8 +486,10 @@ impl Replica {
             self.effects.push(Effect::ReadRefused { id, why: Refusal::NotLeader });
             return;
         };
-        let index = commit.max(leader.first_own);
-        let proven = config.confirms(|node| node == self.id) || self.has_lease(leader, config);
+        let floor = if bugs::is_on(Bug::ReadBeforeOwnTerm) { Index(0) } else { leader.first_own };
+        let index = commit.max(floor);
+        let unasked = bugs::is_on(Bug::ReadWithoutConfirmation);
+        let proven = unasked || config.confirms(|node| node == self.id) || self.has_lease(leader, config);
         if proven && commit >= index {
             self.effects.push(Effect::ReadReady { id, index });
             return;
@@ -492,7 +502,7 @@ impl Replica {
         // While a round that a read waits for is under way, later reads wait for the one after it.
         let under_way = leader.reads.wants_round().is_some_and(|wanted| wanted > confirmed);
         let Some(leader) = self.leader_mut() else { return };
-        leader.reads.wait(id, index, round + 1);
+        leader.reads.wait(id, index, if bugs::is_on(Bug::ReadByEarlierRound) { round } else { round + 1 });
         if !under_way {
             self.beat();
         }
@@ -523,7 +533,8 @@ impl Replica {
     /// Whether C voters answered a round that began so recently that none of them may vote for another yet. A tenth is kept back for clocks that run
     /// at different rates.
     fn has_lease(&self, leader: &Leader, config: &Config) -> bool {
-        if !self.settings.lease_reads || leader.lease_ended {
+        let ended = leader.lease_ended && !bugs::is_on(Bug::LeaseSurvivesTransfer);
+        if !self.settings.lease_reads || ended {
             return false;
         }
         let began = |id: NodeId| {

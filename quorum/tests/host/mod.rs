@@ -425,6 +425,7 @@ impl Host {
                 trace.push(line);
             }
         }
+        let ticked = input == Input::Tick;
         replica.step(now, input, &mut effects);
         for effect in effects {
             if self.nodes[&id].gone {
@@ -440,6 +441,9 @@ impl Host {
         }
         if let Some(n) = self.nodes.get(&id).filter(|n| n.up()) {
             self.oracle.after_step(n);
+            if ticked {
+                self.oracle.keeps_office(n, self.now);
+            }
         }
     }
 
@@ -459,6 +463,8 @@ impl Host {
                     .collect();
                 n.memory.write(first, &entries);
                 self.oracle.written(n, first, &entries);
+                self.oracle.promoted(&self.nodes[&id], &entries, &self.nodes);
+                let n = self.nodes.get_mut(&id).expect("known");
                 n.queue.push_back((token, DiskOp::Write { first, entries, commit: n.applied }));
             }
             Effect::InstallSnapshot { token, last } => {
@@ -499,7 +505,7 @@ impl Host {
             Effect::Refuse(refusal) => self.refusals.push((id, refusal)),
             Effect::ReadReady { id: read, index } => self.oracle.read_ready(&self.nodes[&id], read, index),
             Effect::ReadRefused { id: read, .. } => self.oracle.read_refused(read),
-            Effect::Became { role, term, .. } => self.oracle.became(&self.nodes[&id], role, term),
+            Effect::Became { role, term, .. } => self.oracle.became(&self.nodes[&id], role, term, self.now),
             Effect::Reconfigured { config } => self.oracle.reconfigured(&self.nodes[&id], &config),
             Effect::Forgot { confirmed } => {
                 panic!("node {id} lost what it confirmed up to {confirmed}; no disk here does")

@@ -10,6 +10,8 @@ use super::{ClusterNo, Entry, Node};
 struct Cluster {
     /// Who led each term, and in which run of its process.
     leaders: BTreeMap<Term, (NodeId, u64)>,
+    /// When each of these reigns began.
+    reigns: BTreeMap<Term, u64>,
     /// Every entry ever written, with the term before it: index and term name one entry and one past.
     written: BTreeMap<(u64, Term), (Entry, Term)>,
     /// The committed entries, from index 1.
@@ -170,12 +172,13 @@ impl Oracle {
         c.acknowledged = c.acknowledged.max(index.0);
     }
 
-    pub fn became(&mut self, n: &Node, role: Role, term: Term) {
+    pub fn became(&mut self, n: &Node, role: Role, term: Term, now: u64) {
         if role != Role::Leader {
             return;
         }
         self.elections += 1;
         let c = self.of(n);
+        c.reigns.entry(term).or_insert(now);
         let before = c.leaders.entry(term).or_insert((n.id, n.epoch));
         assert_eq!(*before, (n.id, n.epoch), "TWO LEADERS of term {term}");
         for (entry, index) in c.history.iter().zip(1u64..).skip(usize::try_from(n.memory.start.index.0).expect("small"))
@@ -192,13 +195,43 @@ impl Oracle {
         }
     }
 
-    /// Only who was a member by a committed configuration, and is not by the newest committed one, may throw its data away.
+    /// A leader has been answered by C voters within the longest election timeout, unless it was elected more recently than that.
+    pub fn keeps_office(&mut self, n: &Node, now: u64) {
+        let r = n.replica.as_ref().expect("up");
+        let began = self.of(n).reigns.get(&r.term()).copied().unwrap_or(now);
+        if r.role() != Role::Leader || now - began < n.settings.election_max {
+            return;
+        }
+        // A member that came in later has that long from the leader's election on, too, and need not have answered.
+        let answered = |id| id == n.id || r.peers().any(|p| p.id == id && p.live);
+        let config = r.config().expect("a leader has a configuration");
+        assert!(config.confirms(answered), "n{} STAYS IN OFFICE of term {} and hears too few voters", n.id, r.term());
+    }
+
+    /// Whoever becomes a voter holds nearly all of the log: writes must not have to wait for it.
+    pub fn promoted(&mut self, n: &Node, entries: &[Entry], nodes: &BTreeMap<NodeId, Node>) {
+        let joint = entries
+            .iter()
+            .filter_map(|e| if let Kind::Config(c) = &e.kind { c.outgoing.as_ref().zip(Some(c)) } else { None });
+        for (old, config) in joint.filter(|_| n.leads()) {
+            for new in config.voters.iter().filter(|m| !old.voters.iter().any(|o| o.id == m.id)) {
+                let Some(voter) = nodes.get(&new.id).filter(|v| !v.gone) else { continue };
+                let reached = voter.disk.store.last().index.0 + n.settings.promotion_lag_max;
+                assert!(reached >= n.memory.last().index.0 - 1, "n{} becomes a voter and is FAR BEHIND", new.id);
+            }
+        }
+    }
+
+    /// Only who was a member by a committed configuration, and is not by a later committed one, may throw its data away.
     pub fn set_aside(&mut self, n: &Node) {
         let id = n.id;
         let c = self.of(n);
         let configs: Vec<_> =
             c.history.iter().filter_map(|e| if let Kind::Config(c) = &e.kind { Some(c) } else { None }).collect();
-        assert!(configs.iter().any(|c| c.member(id).is_some()), "n{id} was never a member and sets itself aside");
+        let member = configs.iter().position(|c| c.member(id).is_some());
+        let Some(member) = member else { panic!("n{id} was never a member and sets itself aside") };
+        let left = configs[member..].iter().any(|c| c.member(id).is_none());
+        assert!(left, "n{id} SETS ITSELF ASIDE, and no committed configuration does without it");
         self.set_aside.insert(id);
     }
 
@@ -206,6 +239,13 @@ impl Oracle {
         let r = n.replica.as_ref().expect("up");
         assert_eq!(r.last(), n.memory.last(), "core and host agree on the log of n{}", n.id);
         assert_eq!(r.start(), n.memory.start);
+        let newest = n.memory.config_at(u64::MAX);
+        assert_eq!(
+            r.config().map(|c| Config::clone(c)),
+            newest,
+            "n{} is not under its log's newest CONFIGURATION",
+            n.id
+        );
         assert!(r.commit().0 == n.applied, "n{}: commit {} but applied {}", n.id, r.commit(), n.applied);
         assert!(
             r.durable() <= n.disk.store.last().index.max(n.disk.store.start.index),
@@ -213,6 +253,9 @@ impl Oracle {
             n.id,
             r.durable()
         );
+        let at = r.durable().0;
+        let same = n.disk.store.term_at(at) == n.memory.term_at(at) || at <= n.disk.store.start.index.0;
+        assert!(same, "n{} claims {at} durable, and its disk has ANOTHER ENTRY there", n.id);
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Run {
     settings: Settings,
     next_id: u64,
     wiped: u64,
+    /// What is on its way to this node stays on its way.
+    held: Option<NodeId>,
     /// Whether clients and operators are busy too.
     formed: bool,
 }
@@ -109,13 +111,61 @@ pub fn formed(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> T
     let preferred = rng.chance(50).then(|| node(1));
     let config = Config::first((1..=n).map(member).collect(), w, preferred).expect("legal");
     host.add_formed(&config, &settings);
-    let run = Run { host, rng, settings, next_id: n + 1, wiped: 0, formed: true };
+    let run = Run { host, rng, settings, next_id: n + 1, wiped: 0, held: None, formed: true };
     let mut run = Traced(run, trace);
     for _ in 0..steps {
         run.0.fault_or_work();
     }
     run.0.recover();
     run.0.tally()
+}
+
+/// What a search for a deliberate bug makes likelier than the plain runs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hunt {
+    /// Nothing.
+    Plain,
+    /// Clusters that are only being formed.
+    Forming,
+    /// Three to five nodes, small appends, and leaders that are cut off soon after they were elected.
+    Elections,
+    /// Leaders that are cut off or hear everything late, and many reads.
+    Reads,
+    /// The same with leases, followers that restart at once, and transfers whose old leader hears late.
+    Leases,
+    /// Changes of members and W whose leader is cut off right after.
+    Changes,
+}
+
+/// A run that makes likelier what the hunt is about, without a trace.
+pub fn hunted(hunt: Hunt, seed: u64, steps: u64) -> Tally {
+    if hunt == Hunt::Forming {
+        return forming(seed, false, &mut Vec::new(), steps / 4);
+    }
+    let mut rng = Rng(seed);
+    let mut settings = settings(&mut rng, seed);
+    let (mut n, mut w) = (1 + rng.below(5), None);
+    match hunt {
+        Hunt::Plain | Hunt::Forming => {}
+        Hunt::Elections => {
+            (settings.append_entries_max, settings.window) = (1, 1);
+            (n, w) = (3, Some(2));
+        }
+        Hunt::Reads | Hunt::Leases => {
+            settings.lease_reads = hunt == Hunt::Leases;
+            (n, w) = (3, Some(2));
+        }
+        Hunt::Changes => n = 3 + rng.below(3),
+    }
+    let w = w.unwrap_or(1 + rng.below(n) as usize);
+    let mut host = Host::new();
+    host.add_formed(&Config::first((1..=n).map(member).collect(), w, None).expect("legal"), &settings);
+    let mut run = Run { host, rng, settings, next_id: n + 1, wiped: 0, formed: true, held: None };
+    for _ in 0..steps {
+        run.hunt(hunt);
+    }
+    run.recover();
+    run.tally()
 }
 
 /// One or two founders among blank nodes, under faults: at most one cluster opens. With one founder, one must, whatever stopped and came back on the way.
@@ -130,7 +180,7 @@ pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> 
     for id in 1..=n {
         host.add_blank(id, settings.clone());
     }
-    let run = Run { host, rng, settings, next_id: n + 1, wiped: 0, formed: false };
+    let run = Run { host, rng, settings, next_id: n + 1, wiped: 0, held: None, formed: false };
     let mut run = Traced(run, trace);
     let crashes = founders == 2 || run.0.rng.chance(50);
     for step in 0..steps {
@@ -211,6 +261,113 @@ impl Run {
         }
     }
 
+    /// One step of a hunt: mostly ordinary life, some of what the hunt is about, and few faults besides. Time passes by some 4 ms a step, so
+    /// that what happens twice in a thousand steps happens every two seconds.
+    fn hunt(&mut self, hunt: Hunt) {
+        self.seize_the_moment(hunt);
+        match (hunt, self.rng.below(1000)) {
+            (Hunt::Leases, 0..=49) if !self.host.cuts.is_empty() => self.ordinary(),
+            (Hunt::Plain | Hunt::Forming, _) | (_, 0..=49) => self.fault_or_work(),
+            (_, 50..=51) => self.host.cuts.clear(),
+            (_, 52..=53) => self.release(),
+            (Hunt::Reads | Hunt::Leases, 54..=55) => self.isolate_a_leader(),
+            (Hunt::Reads, 56..=58) => {
+                // Stopped, as by SIGSTOP: what is said to it waits in its sockets.
+                self.held = self.held.or(self.any(|n| n.up() && n.leads()));
+                if let Some(n) = self.held.and_then(|id| self.host.nodes.get_mut(&id)) {
+                    n.paused = true;
+                }
+            }
+            (Hunt::Reads | Hunt::Leases, 60..=160) => {
+                if let Some(id) = self.any(|n| n.up() && !n.paused && n.leads()) {
+                    self.host.read(id);
+                    if hunt == Hunt::Reads && self.rng.chance(20) {
+                        self.host.propose(id, 1);
+                    }
+                }
+            }
+            (Hunt::Leases, 161..=164) => self.transfer(),
+            (Hunt::Elections, 54..=56) => self.unreachable(),
+            (Hunt::Elections, 57..=60) => self.compact(),
+            (Hunt::Changes, 54..=59) => {
+                self.change_write_quorum();
+                if self.rng.chance(70) {
+                    self.isolate_a_leader();
+                }
+            }
+            (Hunt::Changes, 60..=65) => self.reconfigure(),
+            // Who is cut off falls behind by every write, and could not be elected.
+            (Hunt::Leases, 200..=279) if !self.host.cuts.is_empty() => self.ordinary(),
+            (_, 200..=279) => self.say_and_propose(),
+            _ => self.ordinary(),
+        }
+    }
+
+    /// Some faults hurt at one moment only.
+    fn seize_the_moment(&mut self, hunt: Hunt) {
+        use super::Cargo::Message as Mail;
+        use quorum::Body;
+        let young = |n: &super::Node| {
+            n.up() && n.leads() && n.replica.as_ref().is_some_and(|r| r.term_at(r.commit()) != Some(r.term()))
+        };
+        if hunt == Hunt::Elections && self.any(young).is_some() && self.rng.chance(5) {
+            self.isolate_a_leader();
+        }
+        if hunt != Hunt::Leases {
+            return;
+        }
+        // An old leader that hears of nothing once it has told another to campaign.
+        let told = |p: &&super::Packet| matches!(&p.cargo, Mail(m, _) if matches!(m.body, Body::TransferNow { .. }));
+        if let Some(packet) = self.host.net.iter().find(told) {
+            self.held = Some(packet.from);
+        }
+        // A voter that is asked for its vote right after its start; what it was writing is written.
+        let asks = |p: &&super::Packet| matches!(&p.cargo, Mail(m, _) if matches!(m.body, Body::PreVote { .. } | Body::Vote { transfer: false, .. }));
+        let follows = |id: &NodeId| self.host.nodes.get(id).is_some_and(|n| n.up() && !n.paused && !n.leads());
+        let voter = self.host.net.iter().filter(asks).map(|p| p.to).find(follows);
+        if let Some(id) = voter.filter(|_| self.rng.chance(20)) {
+            self.host.crash(id, 1_000);
+            self.host.restart(id);
+            for leader in self.ids(|n| n.leads()) {
+                self.host.cuts.extend([(leader, id), (id, leader)]);
+            }
+        }
+    }
+
+    /// The node that heard nothing hears everything again; if it was stopped, it is asked for a read before its clock is looked at.
+    fn release(&mut self) {
+        let Some(id) = self.held.take() else { return };
+        let n = self.host.nodes.get_mut(&id).expect("known");
+        if n.paused && n.up() {
+            n.paused = false;
+            if n.leads() {
+                self.host.read(id);
+            }
+        }
+    }
+
+    fn change_write_quorum(&mut self) {
+        let Some(leader) = self.any(|n| n.up() && !n.paused && n.leads()) else { return };
+        let Some(config) = self.host.replica(leader).config().cloned() else { return };
+        let voters: Vec<NodeId> = config.voters.iter().map(|m| m.id).collect();
+        let learners: Vec<NodeId> = config.learners.iter().map(|m| m.id).collect();
+        let w = 1 + self.rng.below(voters.len() as u64) as usize;
+        if voters.iter().all(|id| !self.host.nodes[id].gone) {
+            self.host.change(leader, &voters, &learners, w, None);
+        }
+    }
+
+    /// Cuts a leader off from all others, or from all but one; or one other node from it.
+    fn isolate_a_leader(&mut self) {
+        let Some(leader) = self.any(|n| n.up() && n.leads()) else { return };
+        let others = self.ids(|n| !n.gone && n.id != leader);
+        let spared = self.rng.pick(&others).filter(|_| self.rng.chance(50));
+        for other in others.into_iter().filter(|o| Some(*o) != spared) {
+            self.host.cuts.insert((leader, other));
+            self.host.cuts.insert((other, leader));
+        }
+    }
+
     fn say_and_propose(&mut self) {
         let leads = self.any(|n| n.up() && !n.paused && n.leads());
         if let Some(id) = leads {
@@ -244,16 +401,20 @@ impl Run {
     }
 
     fn network(&mut self) {
+        let held = self.held;
+        let moving = |packet: &super::Packet| Some(packet.to) != held;
         while self.host.net.len() > PACKETS_MAX {
-            if let Some(packet) = self.host.net.pop_front() {
+            let oldest = self.host.net.iter().position(moving).unwrap_or(0);
+            if let Some(packet) = self.host.net.remove(oldest) {
                 self.host.lose(packet);
             }
         }
-        if self.host.net.is_empty() {
+        let len = self.host.net.iter().filter(|p| moving(p)).count() as u64;
+        if len == 0 {
             return;
         }
-        let len = self.host.net.len() as u64;
-        let at = if self.rng.chance(80) { self.rng.below(len.min(3)) } else { self.rng.below(len) } as usize;
+        let nth = if self.rng.chance(80) { self.rng.below(len.min(3)) } else { self.rng.below(len) } as usize;
+        let at = self.host.net.iter().enumerate().filter(|(_, p)| moving(p)).nth(nth).map_or(0, |(at, _)| at);
         match self.rng.below(100) {
             0..=3 => {
                 if let Some(packet) = self.host.net.remove(at) {
