@@ -9,11 +9,9 @@ pub(crate) fn settings(data: &[u8]) {
         let shown = units::show_duration(duration);
         let again = units::duration(&shown);
         let off = again.map(|again| again.abs_diff(duration));
-        // Three decimals of the unit are shown.
-        assert!(
-            off.is_ok_and(|off| off.as_secs_f64() <= 0.000_51 * duration.as_secs_f64().max(0.001)),
-            "{text:?}: {shown}"
-        );
+        // Whole microseconds are shown, and from a millisecond on three decimals of the unit.
+        let most = 1e-6 + 0.000_51 * duration.as_secs_f64();
+        assert!(off.is_ok_and(|off| off.as_secs_f64() <= most), "{text:?}: {shown}");
     }
     if let Ok((low, high)) = units::range(text) {
         assert!(low <= high, "{text:?}");
