@@ -107,7 +107,7 @@ impl Model {
             node.role = Role::Follower;
         }
         let free = node.vote.is_none() || node.vote == Some(candidate);
-        let judges = !self.rules.blank_refuses || !node.log.is_empty();
+        let judges = self.rules.blank_votes || !node.log.is_empty();
         if !free || !judges || asking.log.last() < node.log.last() {
             return;
         }

@@ -72,8 +72,8 @@ pub struct Rules {
     pub disk_before_ack: bool,
     /// Whether a wiped node is another node. If not, it comes back empty under its old identity.
     pub wiped_is_another: bool,
-    /// Whether a blank node refuses to vote.
-    pub blank_refuses: bool,
+    /// Whether a node that holds nothing votes. It may, as long as a lost disk is a lost identity.
+    pub blank_votes: bool,
     /// Whether a write is acknowledged at W copies, not at C.
     pub acknowledge_at_w: bool,
     /// Whether a change waits until an entry of the leader's own term is committed.
@@ -88,7 +88,7 @@ impl Rules {
         own_term_commits: true,
         disk_before_ack: true,
         wiped_is_another: true,
-        blank_refuses: true,
+        blank_votes: true,
         acknowledge_at_w: true,
         own_entry_before_change: true,
     };

@@ -57,14 +57,14 @@ fn a_copy_that_counts_before_it_is_on_disk_loses_an_acknowledged_write() {
 
 #[test]
 fn a_wiped_voter_under_its_old_name_loses_an_acknowledged_write() {
-    let rules = Rules { wiped_is_another: false, blank_refuses: false, ..Rules::REAL };
+    let rules = Rules { wiped_is_another: false, ..Rules::REAL };
     refute(&[Conf::new(0b111, 2)], Bounds { wipes: 1, ..SMALL }, rules, always::ACKED_STAY);
 }
 
 /// To wait until it holds anything at all is not enough: it must hold what it has confirmed.
 #[test]
 fn a_wiped_voter_under_its_old_name_loses_an_acknowledged_write_even_if_it_refuses_while_blank() {
-    let rules = Rules { wiped_is_another: false, ..Rules::REAL };
+    let rules = Rules { wiped_is_another: false, blank_votes: false, ..Rules::REAL };
     refute(&[Conf::new(0b111, 2)], Bounds { wipes: 1, ..SMALL }, rules, always::ACKED_STAY);
 }
 
