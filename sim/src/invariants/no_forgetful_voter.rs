@@ -1,4 +1,5 @@
-//! Nobody votes twice in a term, nobody votes who holds nothing, and nobody comes back under its name without what its disk held.
+//! Nobody votes twice in a term, and nobody comes back under its identity without what its disk held: so whoever holds nothing and votes has never held
+//! anything under this identity.
 
 use quorum::{Body, Message, NodeId};
 
@@ -11,16 +12,13 @@ use crate::truth::{Chronicle, Violation};
 /// When it is a vote that must not be.
 pub fn sent(chronicle: &mut Chronicle, seen: &Seen<'_>, to: NodeId, message: &Message) -> Result<(), Violation> {
     let id = seen.replica.id();
-    let (voted_for, blank_matters) = match message.body {
-        Body::VoteReply { granted: true } => (to, true),
+    let voted_for = match message.body {
+        Body::VoteReply { granted: true } => to,
         // A candidate's request says that its own vote is spent.
-        Body::Vote { .. } => (id, true),
+        Body::Vote { .. } => id,
         _ => return Ok(()),
     };
     let term = message.term.0;
-    if blank_matters && seen.replica.is_blank() {
-        return Violation::of("no_forgetful_voter", format!("{} holds nothing and votes in term {term}", seen.name));
-    }
     let before = *chronicle.votes.entry((term, id)).or_insert(voted_for);
     if before != voted_for {
         let what = format!("{} votes for {voted_for} in term {term}, and had voted for {before}", seen.name);
