@@ -35,11 +35,11 @@ pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: V
     }
 }
 
-/// Whether a node has to say that it is there. One that takes itself for a member, but that no leader talks to, may be wrong: it was taken out while it
-/// was away, or the entry that took it in was never committed. Nobody would ever tell it, since nobody knows it.
+/// Whether a node has to say that it is there: its cluster does not know it, or not under these addresses. One that was taken out while it was away still
+/// takes itself for a member; it is told when it asks for votes, and must not be taken in again by saying hello.
 pub(crate) fn must_introduce(state: &NodeState, me: &Member) -> bool {
     let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);
-    !state.removed && (!known || state.leader.is_none())
+    !known && !state.removed
 }
 
 struct Joiner {
