@@ -4,7 +4,7 @@
 //! a switch here; the random clusters of `tests/bugs.rs` must find every one of them within a stated number of seeds.
 //!
 //! None of this reaches the product. Without the feature `bugs`, which nothing enables by default, [`is_on`] is a constant `false` and the switch
-//! at each place is removed by the compiler. With it, a bug is on for one thread and for as long as [`with`] runs.
+//! at each place is removed by the compiler. With it, a bug is on for one thread and for as long as `with` runs.
 
 macro_rules! bugs {
     ($($bug:ident $place:ident $name:literal $breaks:literal $seen:literal)*) => {
