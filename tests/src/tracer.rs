@@ -21,7 +21,8 @@ pub enum Trouble {
     SlowSync(Duration),
     /// Every sync fails with an input/output error.
     FailingSync,
-    /// Every write fails for want of space, that of the thread's own lines of log too, as where both are on one disk.
+    /// Every write to a file fails for want of space. Only positioned writes, which the log's files alone see: a plain `write` of that thread also
+    /// rings the runtime's eventfd, which no full disk ever refuses.
     NoSpace,
 }
 
@@ -39,9 +40,9 @@ impl Tracer {
         let inject = match trouble {
             Trouble::SlowSync(time) => format!("inject=fsync,fdatasync:delay_enter={}", time.as_micros()),
             Trouble::FailingSync => "inject=fsync,fdatasync:error=EIO".to_owned(),
-            Trouble::NoSpace => "inject=write,pwrite64:error=ENOSPC".to_owned(),
+            Trouble::NoSpace => "inject=pwrite64:error=ENOSPC".to_owned(),
         };
-        let trace = if trouble == Trouble::NoSpace { "write,pwrite64" } else { "fsync,fdatasync" };
+        let trace = if trouble == Trouble::NoSpace { "pwrite64" } else { "fsync,fdatasync" };
         let mut strace = Command::new("strace");
         strace.args([
             "-q",
