@@ -108,7 +108,7 @@ impl Metrics {
             fsync_seconds: histogram(
                 r,
                 "quorate_fsync_duration_seconds",
-                "Duration of one fdatasync of the log.",
+                "Time to write one group of entries to the log durably.",
                 &LATENCY_SECONDS,
             )?,
             peer_round_trip_seconds: histograms(

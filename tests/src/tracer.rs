@@ -17,9 +17,9 @@ const WRITER: &str = "wal";
 /// What happens to the log's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Every sync takes so much longer.
+    /// Every sync takes so much longer, and every write, since most are synchronous (`O_DSYNC`).
     SlowSync(Duration),
-    /// Every sync fails with an input/output error.
+    /// Every sync fails with an input/output error, and every write.
     FailingSync,
     /// Every write to a file fails for want of space. Only positioned writes, which the log's files alone see: a plain `write` of that thread also
     /// rings the runtime's eventfd, which no full disk ever refuses.
@@ -38,11 +38,11 @@ impl Tracer {
     pub async fn attach(node: &Node, trouble: Trouble) -> Tracer {
         let thread = node.thread(WRITER);
         let inject = match trouble {
-            Trouble::SlowSync(time) => format!("inject=fsync,fdatasync:delay_enter={}", time.as_micros()),
-            Trouble::FailingSync => "inject=fsync,fdatasync:error=EIO".to_owned(),
+            Trouble::SlowSync(time) => format!("inject=fsync,fdatasync,pwrite64:delay_enter={}", time.as_micros()),
+            Trouble::FailingSync => "inject=fsync,fdatasync,pwrite64:error=EIO".to_owned(),
             Trouble::NoSpace => "inject=pwrite64:error=ENOSPC".to_owned(),
         };
-        let trace = if trouble == Trouble::NoSpace { "pwrite64" } else { "fsync,fdatasync" };
+        let trace = if trouble == Trouble::NoSpace { "pwrite64" } else { "fsync,fdatasync,pwrite64" };
         let mut strace = Command::new("strace");
         strace.args([
             "-q",

@@ -9,7 +9,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// What [`DiskFile::write_blocks`] counts in: the largest block of the disks in use. A file system with larger ones is written through the cache.
+pub(super) const BLOCK_BYTES: usize = 4096;
 
 /// Folders and names.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -74,6 +78,16 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// The system's. How much was written is unknown then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes whole blocks, and returns when they are durable: past the system's cache where the file system can, which spares a copy, a second call and
+    /// the bookkeeping of pages. Length and offset are multiples of [`BLOCK_BYTES`], the blocks lie in memory as they do in the file, and the file has
+    /// them already.
+    ///
+    /// # Errors
+    /// The system's. What of it was written, and is durable, is unknown then.
+    fn write_blocks(&self, blocks: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(blocks, offset)?;
+        self.sync_data()
+    }
     /// Reserves the file's blocks up to `len`; what is new reads as zeros.
     ///
     /// # Errors
@@ -138,7 +152,34 @@ pub(super) fn replace_small(disk: &dyn Disk, folder: &Path, name: &str, bytes: &
 pub struct RealDisk;
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// The same file opened to be written past the cache, from its first use on; `None` where that cannot be had.
+    direct: OnceLock<Option<File>>,
+    /// A write past the cache was refused: none is tried again.
+    cached: AtomicBool,
+}
+
+impl RealFile {
+    fn new(file: File) -> Arc<dyn DiskFile> {
+        Arc::new(RealFile { file, direct: OnceLock::new(), cached: AtomicBool::new(false) })
+    }
+
+    /// Opens the file a second time, by its descriptor: its name may have changed.
+    #[cfg(target_os = "linux")]
+    fn open_direct(&self) -> Option<File> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_direct(&self) -> Option<File> {
+        None
+    }
+}
 
 #[derive(Debug)]
 struct RealLock(#[allow(dead_code, reason = "held for its lock, which closing the file ends")] File);
@@ -161,11 +202,11 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(RealFile::new(file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(RealFile::new(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -214,7 +255,7 @@ impl DiskFile for RealFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < into.len() {
-            match self.0.read_at(&mut into[done..], offset + done as u64) {
+            match self.file.read_at(&mut into[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -225,29 +266,42 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_blocks(&self, blocks: &[u8], offset: u64) -> io::Result<()> {
+        let direct = self.direct.get_or_init(|| self.open_direct()).as_ref();
+        if let Some(direct) = direct.filter(|_| !self.cached.load(Ordering::Relaxed)) {
+            match direct.write_all_at(blocks, offset) {
+                // Nothing was written: this file system, or this disk's blocks, are not for it.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.cached.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        self.write_at(blocks, offset)?;
+        self.sync_data()
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::{Errno, retry_on_intr};
-        match retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), 0, len)) {
+        match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, len)) {
             Ok(()) => Ok(()),
             // File systems without reservation (some network and overlay ones) still get a file of the right length.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(len.max(self.len()?)),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.set_len(len.max(self.len()?)),
             Err(error) => Err(error.into()),
         }
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }

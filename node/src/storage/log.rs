@@ -4,7 +4,7 @@
 //! behind the last one drops what the log held from there on; since it says so itself, the truncation is exactly as durable as the batch.
 //! After the first error the log refuses everything: what the disk holds is unknown from then on, and only a restart may find out.
 //!
-//! Before: `wal`, and `recovery`, which makes it. After: `segment` (bytes), `map` (where things are), `disk`.
+//! Before: `wal`, and `recovery`, which makes it. After: `blocks` (the write buffer), `segment` (bytes), `map` (where things are), `disk`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use parking_lot::RwLock;
 use quorum::bugs::{self, Bug};
 use quorum::{Index, Position, Term};
 
-use super::disk::{Disk, DiskFile, FolderLock};
+use super::blocks::Blocks;
+use super::disk::{BLOCK_BYTES, Disk, DiskFile, FolderLock};
 use super::map::{LogMap, LogReader, Segment};
 use super::prepare::{NEXT, Preparation, Work};
 use super::record::Header;
@@ -23,8 +24,6 @@ use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH, SegmentHeader
 
 /// A batch is closed at this size (one larger record makes a batch alone): what a reader reads at once, and what is lost with one torn byte.
 const BATCH_BYTES_MAX: usize = 512 << 10;
-/// The write buffer is given back beyond this, so that one huge value does not keep its memory for ever.
-const BUFFER_BYTES_KEPT: usize = 2 << 20;
 /// The first segment's size: its blocks are written before the node starts, which must not take long.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 /// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is full before a large one is ready.
@@ -82,6 +81,19 @@ pub(super) struct Active {
     pub len: u64,
 }
 
+impl Active {
+    /// What the log's end shares its block with.
+    fn tail(&self) -> io::Result<Blocks> {
+        let mut tail = [0; BLOCK_BYTES];
+        let bytes = (self.offset % BLOCK_BYTES as u64) as usize;
+        let read = self.file.read_at(&mut tail[..bytes], self.offset - bytes as u64)?;
+        if read < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Blocks::behind(&tail[..bytes]))
+    }
+}
+
 /// What is known of the segment behind the active one.
 #[derive(Debug)]
 enum Next {
@@ -125,7 +137,7 @@ pub struct Log {
     failed: bool,
     spare: bool,
     next: Next,
-    buffer: Vec<u8>,
+    buffer: Blocks,
     runs: Vec<(Index, Term)>,
     /// The folder stays locked as long as anyone may write to it.
     lock: Option<Arc<dyn FolderLock>>,
@@ -168,7 +180,7 @@ impl Log {
         let mut map = LogMap::default();
         map.segments.push_back(segment);
         let numbers = Numbers { ordinal: numbers.ordinal + 1, ..numbers };
-        Ok(Log::recovered(disk, folder, segment_bytes, map, active, numbers, false, lock))
+        Log::recovered(disk, folder, segment_bytes, map, active, numbers, false, lock)
     }
 
     /// A log as recovery found it: everything in it durable.
@@ -182,8 +194,9 @@ impl Log {
         numbers: Numbers,
         spare: bool,
         lock: Option<Arc<dyn FolderLock>>,
-    ) -> Log {
-        Log {
+    ) -> io::Result<Log> {
+        let buffer = active.tail()?;
+        Ok(Log {
             disk,
             folder: folder.to_owned(),
             segment_bytes,
@@ -195,10 +208,10 @@ impl Log {
             failed: false,
             spare,
             next: Next::Missing,
-            buffer: Vec::new(),
+            buffer,
             runs: Vec::new(),
             lock,
-        }
+        })
     }
 
     /// A reader of this log, usable while it is written.
@@ -236,7 +249,17 @@ impl Log {
     /// # Errors
     /// When the disk fails, or the entries do not fit the log. Either way it takes nothing more.
     pub fn append(&mut self, batch: &Batch<'_>) -> Result<(), LogError> {
-        self.guarded(|log| log.append_all(batch))
+        self.guarded(|log| log.append_all(batch, false))
+    }
+
+    /// Writes entries and waits until they are durable, with all that was appended before: one call to the disk, as a rule, where [`Log::append`] and
+    /// [`Log::sync`] are two.
+    ///
+    /// # Errors
+    /// Like both of them.
+    pub fn append_durably(&mut self, batch: &Batch<'_>) -> Result<(), LogError> {
+        self.guarded(|log| log.append_all(batch, true))?;
+        self.sync()
     }
 
     /// Waits until everything appended is durable.
@@ -283,6 +306,7 @@ impl Log {
             log.numbers.commit = log.numbers.commit.max(start.index);
             let (segment, salt) = log.begin_segment(start, true, 0).map_err(io_error("reset"))?;
             log.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len: segment.len };
+            log.buffer = Blocks::default();
             log.durable = log.numbers.sequence - 1;
             log.dirty = false;
             let mut old = log.map.write().reset(start, segment);
@@ -304,7 +328,7 @@ impl Log {
         done
     }
 
-    fn append_all(&mut self, batch: &Batch<'_>) -> Result<(), LogError> {
+    fn append_all(&mut self, batch: &Batch<'_>, durably: bool) -> Result<(), LogError> {
         let mut next = batch.first;
         let mut batch_first = batch.first;
         self.begin_batch();
@@ -318,13 +342,13 @@ impl Log {
                         batch.first, batch.last
                     )));
                 };
-                let filled = self.buffer.len();
+                let filled = self.buffer.batch().len();
                 if filled > BATCH_HEADER_BYTES && filled + header.frame_bytes > BATCH_BYTES_MAX {
-                    self.write_batch(batch_first, next.prev(), batch.commit)?;
+                    self.write_batch(batch_first, next.prev(), batch.commit, false)?;
                     self.begin_batch();
                     batch_first = next;
                 }
-                self.buffer.extend_from_slice(&rest[..header.frame_bytes]);
+                self.buffer.extend(&rest[..header.frame_bytes]);
                 if self.runs.last().is_none_or(|(_, term)| *term != header.term) {
                     self.runs.push((next, header.term));
                 }
@@ -340,21 +364,17 @@ impl Log {
                 batch.last
             )));
         }
-        self.write_batch(batch_first, batch.last, batch.commit)?;
-        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
-            self.buffer = Vec::new();
-        }
-        Ok(())
+        self.write_batch(batch_first, batch.last, batch.commit, durably)
     }
 
     fn begin_batch(&mut self) {
         self.buffer.clear();
-        self.buffer.resize(BATCH_HEADER_BYTES, 0);
+        self.buffer.extend(&[0; BATCH_HEADER_BYTES]);
         self.runs.clear();
     }
 
-    /// Writes the batch whose records are in the buffer.
-    fn write_batch(&mut self, first: Index, last: Index, commit: Index) -> Result<(), LogError> {
+    /// Writes the batch whose records are in the buffer, `durably` if that takes no more than its own blocks.
+    fn write_batch(&mut self, first: Index, last: Index, commit: Index, durably: bool) -> Result<(), LogError> {
         let (start, end) = {
             let map = self.map.read();
             (map.start, map.last)
@@ -365,8 +385,8 @@ impl Log {
         let Some(previous_term) = self.map.read().term_at(first.prev()) else {
             return Err(LogError::Misfit(format!("entry {} is not in the log", first.prev())));
         };
-        let Some(bytes) = u32::try_from(self.buffer.len()).ok() else {
-            return Err(LogError::Misfit(format!("a batch of {} bytes", self.buffer.len())));
+        let Some(bytes) = u32::try_from(self.buffer.batch().len()).ok() else {
+            return Err(LogError::Misfit(format!("a batch of {} bytes", self.buffer.batch().len())));
         };
         self.numbers.commit = self.numbers.commit.max(commit);
         if self.active.offset + u64::from(bytes) > self.active.len {
@@ -380,14 +400,13 @@ impl Log {
             previous_term,
             bytes: bytes - BATCH_HEADER_BYTES as u32,
             chain: self.numbers.chain,
-            body_crc: crc32fast::hash(&self.buffer[BATCH_HEADER_BYTES..]),
+            body_crc: crc32fast::hash(&self.buffer.batch()[BATCH_HEADER_BYTES..]),
         };
-        let chain = header.encode(self.active.salt, &mut self.buffer);
+        let chain = header.encode(self.active.salt, self.buffer.batch_mut());
         let offset = self.active.offset;
-        self.dirty = true;
-        self.active.file.write_at(&self.buffer, offset).map_err(io_error("write"))?;
-        self.active.offset += u64::from(bytes);
         self.numbers.sequence += 1;
+        self.write_buffer(durably).map_err(io_error("write"))?;
+        self.active.offset += u64::from(bytes);
         self.numbers.chain = chain;
         let term = self.runs.last().map_or(previous_term, |(_, term)| *term);
         let mut map = self.map.write();
@@ -395,6 +414,23 @@ impl Log {
             map.truncate(first, previous_term);
         }
         map.push(first, offset, self.active.offset, &self.runs, Position { term, index: last });
+        Ok(())
+    }
+
+    /// Writes the batch in the buffer to the active segment.
+    fn write_buffer(&mut self, durably: bool) -> io::Result<()> {
+        let (offset, bytes) = (self.active.offset, self.buffer.batch().len());
+        // What was written through the cache and is not durable yet takes a sync all the same.
+        let alone = durably && !self.dirty && !bugs::is_on(Bug::SyncSkipped);
+        if alone && (offset + bytes as u64).next_multiple_of(BLOCK_BYTES as u64) <= self.active.len {
+            let at = offset - self.buffer.tail_bytes() as u64;
+            self.active.file.write_blocks(self.buffer.whole(), at)?;
+            self.durable = self.numbers.sequence - 1;
+        } else {
+            self.dirty = true;
+            self.active.file.write_at(self.buffer.batch(), offset)?;
+        }
+        self.buffer.written(bytes);
         Ok(())
     }
 
@@ -417,12 +453,13 @@ impl Log {
                 self.begin_here(batch_bytes)?
             }
         };
-        let len = segment.len.max(FIRST_BATCH + batch_bytes);
+        let len = segment.len.max((FIRST_BATCH + batch_bytes).next_multiple_of(BLOCK_BYTES as u64));
         if len > segment.len {
             segment.file.allocate(len).map_err(io_error("extend"))?;
         }
         let segment = Segment { len, ..segment };
         self.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len };
+        self.buffer.begin_block();
         self.map.write().segments.push_back(segment);
         Ok(())
     }

@@ -19,6 +19,7 @@
 //! | `store/` | the engine's | |
 //! | `damaged-<n>/`, `removed-<n>/` | what was set aside | the oldest go |
 
+mod blocks;
 pub mod disk;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -422,7 +422,7 @@ fn recover_log(
     // What lies before the first entry was cut or came as a snapshot: committed either way.
     let commit = scan.commit.max(start.index).min(scan.map.last.index);
     assert!(heads.len() as u64 == scan.map.last.index.0 - start.index.0, "as many heads as entries");
-    let log = Log::recovered(disk.clone(), dir, segment_bytes, scan.map, active, numbers, spare, Some(lock.clone()));
+    let log = Log::recovered(disk.clone(), dir, segment_bytes, scan.map, active, numbers, spare, Some(lock.clone()))?;
     Ok(Recovered { log, heads, start, commit })
 }
 

@@ -39,9 +39,22 @@ fn frame(term: u64, index: u64, payload: &[u8]) -> Bytes {
 
 /// Appends one batch of entries of one term, without syncing.
 fn append(log: &mut Log, first: u64, term: u64, payloads: &[&[u8]]) -> Result<(), LogError> {
-    let frames: Vec<Bytes> = payloads.iter().zip(first..).map(|(p, index)| frame(term, index, p)).collect();
-    let last = Index(first + payloads.len() as u64 - 1);
-    log.append(&Batch { first: Index(first), last, commit: Index(0), frames: &frames })
+    let frames = frames(first, term, payloads);
+    log.append(&batch(first, &frames))
+}
+
+/// The same, and it is durable.
+fn append_durably(log: &mut Log, first: u64, term: u64, payloads: &[&[u8]]) -> Result<(), LogError> {
+    let frames = frames(first, term, payloads);
+    log.append_durably(&batch(first, &frames))
+}
+
+fn frames(first: u64, term: u64, payloads: &[&[u8]]) -> Vec<Bytes> {
+    payloads.iter().zip(first..).map(|(p, index)| frame(term, index, p)).collect()
+}
+
+fn batch(first: u64, frames: &[Bytes]) -> Batch<'_> {
+    Batch { first: Index(first), last: Index(first + frames.len() as u64 - 1), commit: Index(0), frames }
 }
 
 fn entries(log: &Log) -> Vec<(u64, u64, Vec<u8>)> {
@@ -425,6 +438,30 @@ fn a_log_goes_on_where_the_next_segment_is_late_or_cannot_be_made() {
 }
 
 #[test]
+fn on_a_real_disk_batches_written_past_the_cache_and_through_it_follow_each_other() {
+    let dir = tempfile::tempdir().expect("folder");
+    let limits = Limits { segment_bytes: 64 << 10, ..Limits::default() };
+    let start = || open(dir.path(), Arc::new(RealDisk), &limits).expect("opens");
+    let mut opened = start();
+    opened.vote.save(Term(1), None).expect("saved");
+    let mut expected = Vec::new();
+    for index in 1..=300 {
+        let payload = vec![index as u8; index as usize * 37 % 5000];
+        let write = if index % 7 == 0 { append } else { append_durably };
+        write(&mut opened.log, index, 1, &[&payload]).expect("written");
+        expected.push((index, 1, payload));
+        if index % 50 == 0 {
+            // A reader sees it at once, and a restart goes on in the middle of a block.
+            assert_eq!(entries(&opened.log), expected);
+            opened.log.sync().expect("synced");
+            drop(opened);
+            opened = start();
+        }
+    }
+    assert_eq!(entries(&opened.log), expected);
+}
+
+#[test]
 fn one_batch_larger_than_a_segment_gets_a_segment_of_its_size() {
     let disk = MemoryDisk::default();
     let mut opened = open_small(&disk);
@@ -628,8 +665,16 @@ fn random_life(seed: u64) {
                     let mut next = now;
                     next.split_off(&first);
                     next.extend((first..).zip(payloads.iter().map(|p| (term, p.clone()))));
-                    states.push(next);
-                    append(&mut opened.log, first, term, &slices)
+                    states.push(next.clone());
+                    if dice.below(2) == 0 {
+                        append(&mut opened.log, first, term, &slices)
+                    } else {
+                        let done = append_durably(&mut opened.log, first, term, &slices);
+                        if done.is_ok() {
+                            states = vec![next];
+                        }
+                        done
+                    }
                 }
                 6..=8 => {
                     let done = opened.log.sync();

@@ -297,9 +297,13 @@ impl Writer {
 
     /// Makes durable what was taken, reports it, and does what may wait until after that.
     fn finish(&mut self, notify: &impl Fn(WalEvent)) -> Result<(), LogError> {
-        self.write_staged()?;
-        let begun = self.log.is_dirty().then(Instant::now);
-        self.log.sync()?;
+        let begun = (self.staged.is_some() || self.log.is_dirty()).then(Instant::now);
+        match self.staged.take() {
+            Some(Staged { first, last, commit, frames }) => {
+                self.log.append_durably(&Batch { first, last, commit, frames: &frames })?;
+            }
+            None => self.log.sync()?,
+        }
         let spent = begun.map(|at| at.elapsed());
         if let Some(token) = self.done.take() {
             notify(WalEvent::Persisted { token });
