@@ -1,0 +1,219 @@
+//! Doing what was planned: the objects by server-side apply, then the leader's label, then at most one step.
+//!
+//! Owns every write to the API server but the status, and every request that changes a cluster. Decides nothing.
+//!
+//! Before: [`crate::plan`], [`crate::build`]. After: [`crate::status`], which tells what went wrong here.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::fmt::Debug;
+
+use crate::build::{self, Objects};
+use crate::crd::KVCluster;
+use crate::names::{self, Set};
+use crate::node::{Credentials, NodeError, Nodes};
+use crate::observe::Observed;
+use crate::plan::Step;
+use crate::validate::Wanted;
+
+/// What could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused or did not answer.
+    #[error("{what}: {error}")]
+    Api {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        error: Box<kube::Error>,
+    },
+    /// A node refused or did not answer.
+    #[error("{what}: {error}")]
+    Node {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        error: NodeError,
+    },
+    /// There is no leader any more.
+    #[error("{0}: there is no leader to ask")]
+    NoLeader(String),
+    /// Somebody emptied the Secret.
+    #[error("Secret {0} has no {key}: delete it, and the pods after it", key = names::TOKEN_KEY)]
+    NoToken(String),
+}
+
+/// Turns an answer of the API server into an error that says what was tried.
+fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
+    let what = what.into();
+    move |error| ApplyError::Api { what, error: Box::new(error) }
+}
+
+/// Makes the objects as planned.
+///
+/// # Errors
+/// At the first that cannot be made.
+pub async fn apply(client: &Client, wanted: &Wanted, objects: &Objects) -> Result<(), ApplyError> {
+    let namespace = &wanted.namespace;
+    one(client, namespace, &objects.service_account).await?;
+    one(client, namespace, &objects.config_map).await?;
+    for service in &objects.services {
+        one(client, namespace, service).await?;
+    }
+    match &objects.disruption_budget {
+        Some(budget) => one(client, namespace, budget).await?,
+        None => no_disruption_budget(client, wanted).await?,
+    }
+    for set in &objects.sets {
+        one(client, namespace, set).await?;
+    }
+    Ok(())
+}
+
+async fn one<K>(client: &Client, namespace: &str, object: &K) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let name = object.name_any();
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    // Forced: a field the operator sets is the operator's, whoever wrote it last.
+    let params = PatchParams::apply(names::MANAGER).force();
+    api.patch(&name, &params, &Patch::Apply(object)).await.map_err(failed(format!("{} {name}", K::kind(&()))))?;
+    Ok(())
+}
+
+/// A cluster that became a single pod has none.
+async fn no_disruption_budget(client: &Client, wanted: &Wanted) -> Result<(), ApplyError> {
+    let api: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), &wanted.namespace);
+    let what = || format!("PodDisruptionBudget {}", wanted.name);
+    if api.get_opt(&wanted.name).await.map_err(failed(what()))?.is_some() {
+        ignore_missing(api.delete(&wanted.name, &DeleteParams::default()).await.map(drop)).map_err(failed(what()))?;
+    }
+    Ok(())
+}
+
+fn ignore_missing(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
+/// The admin token; made at the first call.
+///
+/// # Errors
+/// When it can be neither read nor made.
+pub async fn credentials(client: &Client, wanted: &Wanted) -> Result<Credentials, ApplyError> {
+    let name = names::secret(&wanted.name);
+    let api: Api<Secret> = Api::namespaced(client.clone(), &wanted.namespace);
+    let what = || format!("Secret {name}");
+    let secret = match api.get_opt(&name).await.map_err(failed(what()))? {
+        Some(secret) => secret,
+        None => {
+            // 122 random bits, from the system's source.
+            let token = uuid::Uuid::new_v4().simple().to_string();
+            api.create(&PostParams::default(), &build::secret(wanted, &token)).await.map_err(failed(what()))?
+        }
+    };
+    let token =
+        secret.data.as_ref().and_then(|d| d.get(names::TOKEN_KEY)).and_then(|t| String::from_utf8(t.0.clone()).ok());
+    let token = token.filter(|t| !t.is_empty()).ok_or(ApplyError::NoToken(name))?;
+    Ok(Credentials { token, managed_by: names::managed_by(&wanted.name, &wanted.namespace) })
+}
+
+/// Puts the leader's label on the pod that leads, and takes it from others. Without a leader nothing changes: a Service that points to where it was is of more
+/// use than one that points nowhere, for any node passes a write on.
+///
+/// # Errors
+/// When a pod cannot be labelled; one that is gone is no error.
+pub async fn label_leader(client: &Client, wanted: &Wanted, seen: &Observed) -> Result<(), ApplyError> {
+    let Some(leader) = seen.led() else { return Ok(()) };
+    let api: Api<Pod> = Api::namespaced(client.clone(), &wanted.namespace);
+    for pod in &seen.pods {
+        let leads = pod.name == leader.node.name;
+        if leads == pod.labelled_leader {
+            continue;
+        }
+        let value = leads.then_some(names::ROLE_LEADER);
+        let patch = json!({"metadata": {"uid": pod.uid, "labels": {names::ROLE_LABEL: value}}});
+        let done = api.patch(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop);
+        ignore_missing(done).map_err(failed(format!("label of pod {}", pod.name)))?;
+    }
+    Ok(())
+}
+
+/// Does a step.
+///
+/// # Errors
+/// When it was refused; it may have been done if nobody answered. The next pass looks.
+pub async fn step(
+    client: &Client,
+    nodes: &Nodes,
+    who: &Credentials,
+    wanted: &Wanted,
+    seen: &Observed,
+    step: &Step,
+) -> Result<(), ApplyError> {
+    let namespace = &wanted.namespace;
+    let at_node = |what: String| move |error| ApplyError::Node { what, error };
+    match step {
+        Step::ChangeConfig { change, version, why } => {
+            let url = seen.leader_url().ok_or_else(|| ApplyError::NoLeader(why.clone()))?;
+            nodes
+                .change_config(url, who, *version, change)
+                .await
+                .map_err(at_node(format!("change of the configuration ({why})")))
+        }
+        Step::Transfer { to, .. } => {
+            let what = format!("transfer of leadership to {to}");
+            let url = seen.leader_url().ok_or_else(|| ApplyError::NoLeader(what.clone()))?;
+            nodes.transfer(url, who, to).await.map_err(at_node(what))
+        }
+        Step::Campaign { on } => {
+            let what = format!("campaign of {on}");
+            let url = seen.pod(on).and_then(|p| p.url.as_deref()).ok_or_else(|| ApplyError::NoLeader(what.clone()))?;
+            nodes.campaign(url, who).await.map_err(at_node(what))
+        }
+        Step::ForgetTransfer { .. } => {
+            let api: Api<KVCluster> = Api::namespaced(client.clone(), namespace);
+            let patch = json!({"metadata": {"annotations": {names::TRANSFER_ANNOTATION: null}}});
+            api.patch(&wanted.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .map(drop)
+                .map_err(failed(format!("KVCluster {}", wanted.name)))
+        }
+        Step::DeletePod { pod, uid, .. } => {
+            let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+            let only_it = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            let params = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
+            ignore_missing(api.delete(pod, &params).await.map(drop)).map_err(failed(format!("deletion of pod {pod}")))
+        }
+        Step::GrowClaim { claim, size } => {
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+            let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .map(drop)
+                .map_err(failed(format!("growth of volume claim {claim}")))
+        }
+        Step::RecreateSet { set } => recreate(client, wanted, *set).await,
+    }
+}
+
+/// Deletes a StatefulSet and leaves its pods; the next pass applies it anew, and it adopts them.
+async fn recreate(client: &Client, wanted: &Wanted, set: Set) -> Result<(), ApplyError> {
+    let name = set.name(&wanted.name);
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &wanted.namespace);
+    ignore_missing(api.delete(&name, &DeleteParams::orphan()).await.map(drop))
+        .map_err(failed(format!("StatefulSet {name}")))
+}

@@ -1,0 +1,375 @@
+//! What to do next: how many pods there are to be, and at most one step towards what is wanted.
+//!
+//! Pure: wanted and observed in, a decision and its reason out. One step at a time, each decided on a fresh look: whatever the operator forgets by dying, it sees
+//! again. When in doubt it waits and says for what.
+//!
+//! Before: [`crate::validate`], [`crate::observe`]. After: [`crate::build`] (the objects), [`crate::apply`] (the step), [`crate::status`] (the reason).
+
+mod members;
+mod rollout;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+pub use rollout::must_stay;
+
+use quorate_api::{ConfigChange, Membership};
+
+use crate::crd::KVClusterStatus;
+use crate::names::{self, Set};
+use crate::observe::{Observed, is_member};
+use crate::validate::Wanted;
+
+/// The decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How many pods the StatefulSets are to have.
+    pub pods: Pods,
+    /// What is done to the running cluster now, if anything.
+    pub step: Option<Step>,
+    /// What is under way, or that all is as wanted.
+    pub progress: Progress,
+}
+
+/// Pods by StatefulSet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pods {
+    /// 1, or 0 while hibernated.
+    pub leader: i32,
+    /// The others.
+    pub follower: i32,
+}
+
+impl Pods {
+    /// Of one set.
+    #[must_use]
+    pub fn of(self, set: Set) -> i32 {
+        match set {
+            Set::Leader => self.leader,
+            Set::Follower => self.follower,
+        }
+    }
+}
+
+/// One thing done to the running cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A change of the configuration, based on a version.
+    ChangeConfig {
+        /// What changes.
+        change: ConfigChange,
+        /// The version it is based on.
+        version: u64,
+        /// For the Event.
+        why: String,
+    },
+    /// Leadership moves.
+    Transfer {
+        /// To this pod.
+        to: String,
+        /// For the Event.
+        why: String,
+    },
+    /// There is no leader, and a person named the next one.
+    Campaign {
+        /// This pod.
+        on: String,
+    },
+    /// A person's wish is fulfilled, or cannot be: the annotation goes.
+    ForgetTransfer {
+        /// For the Event.
+        why: String,
+    },
+    /// A pod is made anew from the present template.
+    DeletePod {
+        /// Which.
+        pod: String,
+        /// Its identity.
+        uid: String,
+        /// For the Event.
+        why: String,
+    },
+    /// A volume claim grows.
+    GrowClaim {
+        /// Which.
+        claim: String,
+        /// To this size.
+        size: String,
+    },
+    /// A StatefulSet goes and comes back with larger claims; its pods stay.
+    RecreateSet {
+        /// Which.
+        set: Set,
+    },
+}
+
+/// What is under way. `reason` and `message` of the condition Progressing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Which kind of change.
+    pub phase: Phase,
+    /// What it waits for, in a sentence.
+    pub message: String,
+}
+
+/// A kind of change under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All is as wanted.
+    Settled,
+    /// The operator was told to change nothing.
+    Paused,
+    /// Pods are on their way to form a cluster.
+    Forming,
+    /// Pods go; the volumes stay.
+    Hibernating,
+    /// No pods, as wanted.
+    Hibernated,
+    /// More members.
+    ScalingUp,
+    /// Fewer members.
+    ScalingDown,
+    /// Another W, failover policy or preferred leader.
+    Reconfiguring,
+    /// Pods are made anew from another template, one by one.
+    RollingOut,
+    /// Volumes grow.
+    GrowingVolumes,
+    /// Leadership is being moved.
+    MovingLeadership,
+    /// There is no leader to ask: nothing can be changed.
+    WaitingForLeader,
+    /// A pod is missing or not ready though nothing is being changed.
+    WaitingForPods,
+    /// The cluster's data is gone.
+    DataLost,
+    /// The nodes hold the data of another cluster.
+    ForeignData,
+}
+
+impl Phase {
+    /// As a condition's reason and an Event's.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Settled => "Settled",
+            Phase::Paused => "Paused",
+            Phase::Forming => "Forming",
+            Phase::Hibernating => "Hibernating",
+            Phase::Hibernated => "Hibernated",
+            Phase::ScalingUp => "ScalingUp",
+            Phase::ScalingDown => "ScalingDown",
+            Phase::Reconfiguring => "Reconfiguring",
+            Phase::RollingOut => "RollingOut",
+            Phase::GrowingVolumes => "GrowingVolumes",
+            Phase::MovingLeadership => "MovingLeadership",
+            Phase::WaitingForLeader => "WaitingForLeader",
+            Phase::WaitingForPods => "WaitingForPods",
+            Phase::DataLost => "DataLost",
+            Phase::ForeignData => "ForeignData",
+        }
+    }
+
+    /// Whether a change that was asked for is under way, which the condition Progressing says. Waiting for what broke is no progress.
+    #[must_use]
+    pub fn is_progressing(self) -> bool {
+        use Phase::{
+            Forming, GrowingVolumes, Hibernating, MovingLeadership, Reconfiguring, RollingOut, ScalingDown, ScalingUp,
+        };
+        matches!(
+            self,
+            Forming
+                | Hibernating
+                | ScalingUp
+                | ScalingDown
+                | Reconfiguring
+                | RollingOut
+                | GrowingVolumes
+                | MovingLeadership
+        )
+    }
+
+    /// Whether nothing has to be looked at again soon.
+    #[must_use]
+    pub fn rests(self) -> bool {
+        matches!(self, Phase::Settled | Phase::Paused | Phase::Hibernated)
+    }
+}
+
+/// A step, with what is under way; what each part of the plan may contribute.
+type Part = Option<(Option<Step>, Progress)>;
+
+fn doing(phase: Phase, step: Step, message: impl Into<String>) -> Part {
+    Some((Some(step), Progress { phase, message: message.into() }))
+}
+
+fn waiting(phase: Phase, message: impl Into<String>) -> Part {
+    Some((None, Progress { phase, message: message.into() }))
+}
+
+/// Decides.
+#[must_use]
+pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Plan {
+    let pods = pods(wanted, seen, recorded);
+    let part = resting(wanted, seen)
+        .or_else(|| wrong_data(wanted, seen, recorded))
+        .or_else(|| volumes::part(wanted, seen))
+        .or_else(|| forming(wanted, seen, recorded))
+        .or_else(|| without_leader(wanted, seen))
+        .or_else(|| members::part(wanted, seen))
+        .or_else(|| moving_leadership(wanted, seen))
+        .or_else(|| rollout::part(wanted, seen))
+        .or_else(|| missing_pods(wanted, seen));
+    let settled = || (None, Progress { phase: Phase::Settled, message: "all is as wanted".to_owned() });
+    let (step, progress) = part.unwrap_or_else(settled);
+    Plan { pods, step, progress }
+}
+
+/// How many pods there are to be. Fewer than now only once the cluster's final configuration, as its leader has it, does without them.
+fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
+    if wanted.spec.hibernated {
+        return Pods { leader: 0, follower: 0 };
+    }
+    let followers = wanted.replicas() - 1;
+    let current = seen.set(Set::Follower).map_or(0, |s| s.replicas);
+    let unformed = recorded.cluster_id.is_none() && seen.formed_id().is_none();
+    let follower = match seen.led() {
+        _ if current <= followers || unformed => followers,
+        Some(leader) if !leader.config.changing => {
+            let voters = leader.members.iter().filter(|m| m.role != "learner");
+            let needed = voters.filter_map(|m| names::follower_ordinal(&wanted.name, &m.name)).map(|i| i + 1).max();
+            followers.max(needed.unwrap_or(0).min(current))
+        }
+        _ => current,
+    };
+    Pods { leader: 1, follower }
+}
+
+/// Paused and hibernated.
+fn resting(wanted: &Wanted, seen: &Observed) -> Part {
+    if wanted.spec.paused {
+        return waiting(Phase::Paused, "spec.paused is set: nothing is changed until it is taken away");
+    }
+    if !wanted.spec.hibernated {
+        return None;
+    }
+    match seen.pods.len() {
+        0 => waiting(Phase::Hibernated, "there are no pods; the volumes keep the data"),
+        left => waiting(Phase::Hibernating, format!("{left} pods are stopping")),
+    }
+}
+
+/// The nodes are there, and what they hold is not this cluster's data.
+fn wrong_data(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
+    let id = recorded.cluster_id.as_deref()?;
+    let foreign =
+        seen.answering().find(|(_, s)| is_member(s) && s.cluster_id.as_deref().is_some_and(|other| other != id));
+    if let Some((pod, status)) = foreign {
+        let other = status.cluster_id.as_deref().unwrap_or_default();
+        let message = format!(
+            "{} holds data of cluster {other}, and this is cluster {id}: its volume is of another KVCluster",
+            pod.name
+        );
+        return waiting(Phase::ForeignData, message);
+    }
+    let blank = seen.answering().filter(|(_, s)| s.node.membership == Membership::Blank).count();
+    let all = usize::try_from(wanted.replicas()).unwrap_or(0);
+    (blank >= all && seen.pods.len() == blank).then_some(())?;
+    waiting(
+        Phase::DataLost,
+        format!(
+            "all {blank} nodes are empty, and cluster {id} had data: bring its volumes back, or delete this KVCluster and make a new one; an empty cluster is not formed in its name"
+        ),
+    )
+}
+
+/// There is no cluster yet.
+fn forming(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
+    if recorded.cluster_id.is_some() || seen.formed_id().is_some() {
+        return None;
+    }
+    // Nothing is stored yet: a pod of an earlier template (another image, another N) goes at once.
+    let outdated = |pod: &&crate::observe::PodSeen| {
+        rollout::is_outdated(wanted, seen, pod)
+            && !pod.terminating
+            && pod.status.as_ref().is_none_or(|s| s.node.membership == Membership::Blank)
+    };
+    if let Some(pod) = seen.pods.iter().find(outdated) {
+        let step = Step::DeletePod {
+            pod: pod.name.clone(),
+            uid: pod.uid.clone(),
+            why: "it was made from an earlier template, and no cluster is formed yet".into(),
+        };
+        return doing(Phase::Forming, step, format!("{} is made anew before the cluster is formed", pod.name));
+    }
+    let all = wanted.pods();
+    let missing: Vec<&str> =
+        all.iter().filter(|name| seen.pod(name).is_none_or(|p| p.status.is_none())).map(String::as_str).collect();
+    match missing.first() {
+        None => waiting(Phase::Forming, "all nodes are there: the cluster is being formed"),
+        Some(first) => {
+            let stuck = seen.pod(first).and_then(|p| p.stuck.as_deref()).map(|s| format!(" ({s})")).unwrap_or_default();
+            waiting(
+                Phase::Forming,
+                format!("waiting for {} of {} nodes, {first}{stuck} among them", missing.len(), all.len()),
+            )
+        }
+    }
+}
+
+/// A formed cluster without a leader: dead pods may be repaired, a person may name a leader, and nothing else can be done.
+fn without_leader(wanted: &Wanted, seen: &Observed) -> Part {
+    if seen.led().is_some() {
+        return None;
+    }
+    if let Some(on) = &wanted.transfer_to {
+        if seen.pod(on).is_some_and(|p| p.status.is_some()) {
+            return doing(Phase::MovingLeadership, Step::Campaign { on: on.clone() }, format!("{on} is asked to lead"));
+        }
+        return waiting(Phase::WaitingForLeader, format!("{on} is to lead and does not answer"));
+    }
+    if let Some(part) = rollout::repair(wanted, seen) {
+        return Some(part);
+    }
+    let answering = seen.answering().count();
+    let manual = wanted.failover() == "manual";
+    let hint = if manual {
+        format!(": failover is manual: name the next leader with the annotation {}", names::TRANSFER_ANNOTATION)
+    } else {
+        String::new()
+    };
+    waiting(
+        Phase::WaitingForLeader,
+        format!(
+            "no leader; {answering} of {} nodes answer, and {} are needed to elect one{hint}",
+            wanted.replicas(),
+            wanted.quorum.election()
+        ),
+    )
+}
+
+/// A person named a leader, and there is one to ask.
+fn moving_leadership(wanted: &Wanted, seen: &Observed) -> Part {
+    let to = wanted.transfer_to.as_ref()?;
+    let leader = seen.led()?;
+    if leader.node.name == *to {
+        return doing(
+            Phase::MovingLeadership,
+            Step::ForgetTransfer { why: format!("{to} leads") },
+            format!("{to} leads"),
+        );
+    }
+    if !leader.members.iter().any(|m| m.name == *to && m.role != "learner") {
+        let why = format!("{to} is no voter of this cluster, so it cannot lead");
+        return doing(Phase::MovingLeadership, Step::ForgetTransfer { why: why.clone() }, why);
+    }
+    let why = format!("the annotation {} names {to}", names::TRANSFER_ANNOTATION);
+    doing(Phase::MovingLeadership, Step::Transfer { to: to.clone(), why }, format!("leadership moves to {to}"))
+}
+
+/// Nothing is to be changed, and something is not there.
+fn missing_pods(wanted: &Wanted, seen: &Observed) -> Part {
+    let absent = wanted.pods().into_iter().find(|name| seen.pod(name).is_none_or(|p| !p.ready || p.terminating))?;
+    let stuck = seen.pod(&absent).and_then(|p| p.stuck.as_deref()).map(|s| format!(": {s}")).unwrap_or_default();
+    waiting(Phase::WaitingForPods, format!("{absent} is not ready{stuck}"))
+}

@@ -1,0 +1,268 @@
+//! One pass over one KVCluster: observe, validate, plan, build, apply, status.
+//!
+//! The order is the whole of it. A pass never waits for anything to become true; it does one thing, tells the status, and says when to look again.
+//!
+//! Before: [`crate::controller`], which knows when. After: nothing; the next pass starts from nothing but what there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+
+use crate::apply::{self, ApplyError};
+use crate::build;
+use crate::crd::{KVCluster, KVClusterStatus};
+use crate::metrics::Metrics;
+use crate::node::Nodes;
+use crate::observe::{self, Observed};
+use crate::plan::{Phase, Plan, Step, plan};
+use crate::status::{self, Happened, Pass};
+use crate::validate::{Wanted, validate};
+use crate::watch::Watched;
+
+/// How soon a cluster is looked at again while something is under way.
+const BUSY: Duration = Duration::from_secs(1);
+/// How soon while something is broken that nothing here can mend.
+const WAITING: Duration = Duration::from_secs(3);
+/// How soon when all is as wanted and no watch says otherwise: only against what watches may have missed. Twelve passes an hour and cluster.
+const QUIET: Duration = Duration::from_secs(300);
+
+/// What every pass needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The nodes.
+    pub nodes: Nodes,
+    /// Events.
+    pub recorder: Recorder,
+    /// The image of clusters that name none.
+    pub default_image: String,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Pods whose nodes are asked between passes.
+    pub watched: Arc<Watched>,
+}
+
+/// What a pass came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// When to look again, if nothing happens before.
+    pub again: Duration,
+    /// Whether a part of it failed: those that do so repeatedly are looked at less and less often.
+    pub troubled: bool,
+}
+
+const REST: Outcome = Outcome { again: QUIET, troubled: false };
+
+/// Why a pass was cut short. What a step could not do is no such error: it stands in the status.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server could not be read or written.
+    #[error("{what} of {cluster}: {error}")]
+    Api {
+        /// What was tried.
+        what: &'static str,
+        /// Of which.
+        cluster: String,
+        /// Its answer.
+        error: Box<kube::Error>,
+    },
+}
+
+/// A pass.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome, ReconcileError> {
+    let _timer = context.metrics.pass();
+    let name = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let api: Api<KVCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    let failed = |what| {
+        let cluster = name.clone();
+        move |error| ReconcileError::Api { what, cluster, error: Box::new(error) }
+    };
+    // As it is now: what the watch delivered may lack what the last pass wrote.
+    let Some(cluster) = &api.get_opt(&cluster.name_any()).await.map_err(failed("reading the KVCluster"))? else {
+        context.watched.forget(cluster);
+        return Ok(REST);
+    };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        // Everything goes by its owner reference; volumes by the policy of the StatefulSets.
+        context.watched.forget(cluster);
+        return Ok(REST);
+    }
+    let before = cluster.status.clone().unwrap_or_default();
+    let wanted = match validate(cluster, &context.default_image) {
+        Ok(wanted) => wanted,
+        Err(invalid) => {
+            let after = status::refused("Invalid", &invalid.to_string(), cluster.metadata.generation, &before, &now());
+            tell(cluster, context, &before, after).await?;
+            return Ok(REST);
+        }
+    };
+    let seen = observe::observe(&context.client, &context.nodes, &wanted.namespace, &wanted.name)
+        .await
+        .map_err(failed("reading the objects"))?;
+    // An id is recorded before anything acts on it: a cluster that was formed is never again taken for one that was not.
+    let recorded =
+        record_formation(cluster, context, &wanted, &seen, &before).await.map_err(failed("recording the identity"))?;
+    let plan = plan(&wanted, &seen, &recorded);
+    let trouble = act(context, &wanted, &seen, &recorded, &plan, cluster).await.err();
+    if let Some(trouble) = &trouble {
+        context.metrics.trouble();
+        tracing::warn!(cluster = name, error = %trouble, "a part of a pass failed; it is tried again");
+    }
+    let text = trouble.as_ref().filter(|t| lasting(t)).map(ToString::to_string);
+    let pass = Pass {
+        wanted: &wanted,
+        generation: cluster.metadata.generation,
+        seen: &seen,
+        progress: &plan.progress,
+        trouble: text.as_deref(),
+    };
+    let after = status::status(&pass, &recorded, &now());
+    context.watched.watch(cluster, &seen);
+    tell(cluster, context, &before, after).await?;
+    let again = if plan.step.is_some() || plan.progress.phase.is_progressing() {
+        BUSY
+    } else if plan.progress.phase.rests() {
+        QUIET
+    } else {
+        WAITING
+    };
+    Ok(Outcome { again, troubled: trouble.is_some() })
+}
+
+/// Whether an error is worth a person's attention: not one of a leader that changed on the way or of two writers that met, which the next pass gets over.
+fn lasting(error: &ApplyError) -> bool {
+    match error {
+        ApplyError::Api { error, .. } => !matches!(&**error, kube::Error::Api(status) if status.code == 409),
+        ApplyError::Node { error: crate::node::NodeError::Refused { code, .. }, .. } => {
+            code == "unauthorized" || code == "bad_request"
+        }
+        ApplyError::Node { .. } | ApplyError::NoLeader(_) => false,
+        ApplyError::NoToken(_) => true,
+    }
+}
+
+/// Writes down the identity of a cluster that has just been formed.
+async fn record_formation(
+    cluster: &KVCluster,
+    context: &Context,
+    wanted: &Wanted,
+    seen: &Observed,
+    before: &KVClusterStatus,
+) -> Result<KVClusterStatus, kube::Error> {
+    let mut recorded = before.clone();
+    let Some(id) = seen.formed_id().filter(|_| before.cluster_id.is_none()) else { return Ok(recorded) };
+    recorded.cluster_id = Some(id.to_owned());
+    let formation = crate::crd::Formation { replicas: wanted.replicas(), write_quorum: wanted.write_quorum() };
+    recorded.formation = Some(formation);
+    let api: Api<KVCluster> = Api::namespaced(context.client.clone(), &wanted.namespace);
+    let patch = json!({"status": {"clusterId": id, "formation": formation}});
+    api.patch_status(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(recorded)
+}
+
+/// Brings the objects about and takes the step.
+async fn act(
+    context: &Context,
+    wanted: &Wanted,
+    seen: &Observed,
+    recorded: &KVClusterStatus,
+    plan: &Plan,
+    cluster: &KVCluster,
+) -> Result<(), ApplyError> {
+    // Where clients find the leader is kept right even while paused: it follows what the nodes did, and changes nothing of theirs.
+    apply::label_leader(&context.client, wanted, seen).await?;
+    if plan.progress.phase == Phase::Paused {
+        return Ok(());
+    }
+    let who = apply::credentials(&context.client, wanted).await?;
+    apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded)).await?;
+    let Some(step) = &plan.step else { return Ok(()) };
+    tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?step, "taking a step");
+    apply::step(&context.client, &context.nodes, &who, wanted, seen, step).await?;
+    if let Some(happened) = of_step(step) {
+        publish(cluster, context, &happened).await;
+    }
+    Ok(())
+}
+
+/// A step that was taken, as an Event. What a change of the configuration leads to, the status tells.
+fn of_step(step: &Step) -> Option<Happened> {
+    let (reason, note) = match step {
+        Step::ChangeConfig { why, .. } => ("ConfigurationChanged", why.clone()),
+        Step::Transfer { to, why } => ("LeadershipTransferred", format!("leadership was handed to {to}: {why}")),
+        Step::Campaign { on } => ("FailoverByHand", format!("{on} was told to lead")),
+        Step::ForgetTransfer { why } => ("TransferDone", why.clone()),
+        Step::DeletePod { pod, why, .. } => ("PodReplaced", format!("{pod} was deleted to be made anew: {why}")),
+        Step::GrowClaim { claim, size } => ("VolumeGrown", format!("{claim} was asked to grow to {size}")),
+        Step::RecreateSet { .. } => return None,
+    };
+    Some(Happened { warning: false, reason: reason.to_owned(), note })
+}
+
+/// Writes the status if it differs, and tells what changed.
+async fn tell(
+    cluster: &KVCluster,
+    context: &Context,
+    before: &KVClusterStatus,
+    after: KVClusterStatus,
+) -> Result<(), ReconcileError> {
+    if *before == after {
+        return Ok(());
+    }
+    let api: Api<KVCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    // A merge patch leaves what is absent: what went must be named.
+    let mut patch = serde_json::to_value(&after).unwrap_or_default();
+    for gone in ["leader", "tolerates", "members"] {
+        if patch.get(gone).is_none() {
+            patch[gone] = serde_json::Value::Null;
+        }
+    }
+    let written =
+        api.patch_status(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&json!({"status": patch}))).await;
+    match written {
+        Ok(_) => {}
+        // Deleted on the way.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => {
+            return Err(ReconcileError::Api {
+                what: "writing the status",
+                cluster: cluster.name_any(),
+                error: Box::new(error),
+            });
+        }
+    }
+    context.metrics.status_written();
+    for happened in status::events(before, &after) {
+        publish(cluster, context, &happened).await;
+    }
+    Ok(())
+}
+
+/// Events are for people: one that cannot be written is no reason to stop.
+async fn publish(cluster: &KVCluster, context: &Context, happened: &Happened) {
+    let event = Event {
+        type_: if happened.warning { EventType::Warning } else { EventType::Normal },
+        reason: happened.reason.clone(),
+        note: Some(happened.note.clone()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+        tracing::warn!(cluster = %cluster.name_any(), %error, "an event could not be written");
+    }
+}
+
+fn now() -> Time {
+    // Conditions carry whole seconds.
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
