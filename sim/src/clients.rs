@@ -142,7 +142,7 @@ impl Clients {
 
     fn draw(&mut self, client: usize, voters: usize) -> Want {
         match self.draw_plain(client, voters) {
-            Want::Write(command, copies) if self.retries && self.next.is_multiple_of(2) => {
+            Want::Write(command, copies) if self.retries && self.dice.chance(700) => {
                 Want::Write(command.once(Bytes::from(format!("r{client}-{}", self.next))), copies)
             }
             want => want,
