@@ -143,6 +143,15 @@ pub struct Limits {
     pub page_keys: usize,
     /// Most writes under way at once.
     pub in_flight_writes: usize,
+    /// Longest idempotency key, bytes. 0 from a version that takes none.
+    #[serde(default)]
+    pub idempotency_key_bytes: usize,
+    /// How many writes with idempotency keys are remembered, the latest first.
+    #[serde(default)]
+    pub idempotency_keys: usize,
+    /// How long each of them is remembered at least, if there are no more than that, seconds.
+    #[serde(default)]
+    pub idempotency_seconds: u64,
 }
 
 /// Body of `PUT /v1/cluster/config`: what is absent stays as it is.

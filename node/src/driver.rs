@@ -10,9 +10,10 @@
 //! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
 //!
 //! - `tail`: the end of the log in memory. `waiters`: who waits for what. `effects`: carrying out what the core wants.
-//! - `membership`: forming a cluster, newcomers, replacing a lost disk. `upkeep`: what is done now and then. `publish`: what others see.
+//! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers, replacing a lost disk. `upkeep`: what is done now and then. `publish`: what others see.
 
 mod effects;
+mod generation;
 mod membership;
 mod publish;
 mod tail;
@@ -181,6 +182,8 @@ pub(crate) struct Driver {
     installing: Option<Installing>,
     disk_full: bool,
     ready: bool,
+    /// Whether the log holds commands of the newest generation: see `generation`.
+    newest_in_use: bool,
     data_dir: PathBuf,
     done_tx: mpsc::UnboundedSender<Done>,
     ended: Option<Ended>,
@@ -344,6 +347,7 @@ impl Driver {
             installing: None,
             disk_full: false,
             ready: false,
+            newest_in_use: false,
             data_dir: parts.data_dir,
             done_tx,
             ended: None,
@@ -361,6 +365,7 @@ impl Driver {
         if let Some(config) = self.replica.config().cloned() {
             self.take_members(&config);
         }
+        self.note_generation_of_state();
         self.publish();
     }
 
@@ -587,6 +592,7 @@ impl Driver {
         if !self.shared.store.has_room() {
             return Err(WriteError::Overloaded);
         }
+        self.admit_generation(&write.payload)?;
         if let Some(wanted) = write.copies {
             let Some(config) = self.replica.config() else { return Err(WriteError::NoLeader) };
             let voters = config.voters.len();
@@ -604,7 +610,7 @@ impl Driver {
 
     fn propose(&mut self, batch: Vec<WriteAsk>) {
         let first = self.replica.last().index.next();
-        self.proposed = batch.iter().map(|w| w.payload.clone()).collect();
+        self.proposed = batch.iter().map(|w| self.as_written(&w.payload)).collect();
         let sizes = batch.iter().map(|w| record::framed_bytes(w.payload.len())).collect();
         self.step(Input::Propose { sizes });
         if let Some(refusal) = self.refused {
@@ -621,7 +627,7 @@ impl Driver {
                 bytes: write.payload.len(),
                 copies: write.copies,
                 reply: write.reply,
-                outcome: None,
+                applied: None,
             });
         }
     }

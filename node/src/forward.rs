@@ -25,6 +25,8 @@ enum Request {
 enum Answer {
     Write(Result<Written, WriteError>),
     Barrier(Result<u64, ReadError>),
+    /// A write that was done before: as `Write`, with [`Written::repeated`]. Only who passed on an idempotency key gets it.
+    Repeated(Written),
 }
 
 /// Forwarding over the network.
@@ -43,6 +45,7 @@ impl Forward for PeerForward {
             let answer = match call.await.unwrap_or(Err(CallError::Lost)) {
                 Ok(body) => match postcard::from_bytes(&body) {
                     Ok(Answer::Write(result)) => result,
+                    Ok(Answer::Repeated(written)) => Ok(Written { repeated: true, ..written }),
                     _ => Err(WriteError::Unknown("the leader's answer could not be read".into())),
                 },
                 Err(CallError::NotSent) => Err(WriteError::NoLeader),
@@ -85,7 +88,13 @@ pub(crate) async fn serve(handle: Handle, mut calls: mpsc::UnboundedReceiver<Cal
         match postcard::from_bytes(&body) {
             Ok(Request::Write { payload, copies }) => {
                 let pending = handle.submit_forwarded(payload, copies);
-                tokio::spawn(async move { drop(reply.send(encode(&Answer::Write(pending.await)))) });
+                tokio::spawn(async move {
+                    let answer = match pending.await {
+                        Ok(written) if written.repeated => Answer::Repeated(written),
+                        result => Answer::Write(result),
+                    };
+                    drop(reply.send(encode(&answer)));
+                });
             }
             Ok(Request::Barrier) => {
                 let pending = handle.enqueue_barrier();

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::kv::{Command, Outcome, Store, View};
+use crate::kv::{Command, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 
@@ -88,6 +88,10 @@ pub struct Written {
     pub term: u64,
     /// The copies, the leader's included, that held it durably when it was acknowledged.
     pub copies: usize,
+    /// Whether it was done before, at that revision, under the same idempotency key. Told between nodes by `forward`, apart from the rest:
+    /// a version without it reads the rest alike.
+    #[serde(skip)]
+    pub repeated: bool,
 }
 
 /// Why a write has no acknowledgement. All but [`WriteError::Unknown`] are certain: nothing was written.
@@ -145,6 +149,14 @@ pub enum WriteError {
     NotFormed {
         /// How many nodes it waits for, if it is to found the cluster.
         waits_for: Option<usize>,
+    },
+    /// Some member may not know such a command yet.
+    #[error(
+        "idempotency keys can be used once every node of the cluster knows them: {behind} runs an earlier version, or has not been heard of since the leader started"
+    )]
+    MixedVersions {
+        /// Its name.
+        behind: String,
     },
 }
 
@@ -266,6 +278,9 @@ const BARRIER_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a command takes beyond its keys and values, for each of them: far more than kind, lengths and condition need.
 const COMMAND_BYTES: usize = 64;
+
+/// What an idempotency key takes at most, with its stamp.
+const ONCE_BYTES: usize = COMMAND_BYTES + REQUEST_KEY_BYTES_MAX;
 
 /// A node, as its faces see it.
 #[derive(Clone)]
@@ -417,7 +432,7 @@ impl Handle {
             return Err(format!("it names {keys} keys, the limit is {}", limits.batch_keys));
         }
         // What a command of so many keys may take in all; more than one value of the largest size must have come in several.
-        let most = keys.saturating_mul(limits.key_bytes + limits.value_bytes + COMMAND_BYTES);
+        let most = keys.saturating_mul(limits.key_bytes + limits.value_bytes + COMMAND_BYTES) + ONCE_BYTES;
         if bytes > most { Err(format!("it has {bytes} bytes, the limit is {most}")) } else { Ok(()) }
     }
 

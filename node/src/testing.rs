@@ -12,7 +12,7 @@ use quorum::{Config, Index, Member, NodeId, Role, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
-use crate::kv::Store;
+use crate::kv::{Applied, Store};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 
@@ -89,9 +89,10 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
                 Ask::Write(write) => {
                     index = index.next();
                     let position = quorum::Position { term: Term(1), index };
-                    let outcome = applying.apply_command(position, &write.payload);
+                    let Applied { outcome, first } = applying.apply_command(position, &write.payload);
                     applied_tx.send_replace(index);
-                    let _ = write.reply.send(Ok(Written { outcome, revision: index.0, term: 1, copies: 2 }));
+                    let (revision, repeated) = (first.unwrap_or(index).0, first.is_some());
+                    let _ = write.reply.send(Ok(Written { outcome, revision, term: 1, copies: 2, repeated }));
                 }
                 Ask::Barrier(reply) => {
                     let _ = reply.send(Ok(index));

@@ -1,4 +1,5 @@
 //! Clients: each does one thing at a time at some node, waits a while, and notes what it was told. A timeout is an unknown outcome, never a failure.
+//! Where the plan says so, some writes have idempotency keys: while their outcome is unknown they are asked for again, at any node.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,9 @@ use crate::host::Wait;
 use crate::invariants::no_dirty_read;
 use crate::plan::Plan;
 use crate::truth::{Chronicle, Stored, Violation};
+
+/// How often a write with an idempotency key is asked for at most.
+const TRIES: u32 = 6;
 
 /// What comes back to a client's node.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct Op {
     invoked: u64,
     /// What was known to someone when it began.
     floor: u64,
+    /// How often it was asked for, this time included.
+    tries: u32,
 }
 
 /// What clients were told.
@@ -58,6 +64,8 @@ pub struct Tally {
     pub refused: u64,
     /// Unknown outcomes.
     pub unknown: u64,
+    /// Writes that were asked for again and had been done.
+    pub repeated: u64,
 }
 
 /// All clients.
@@ -67,6 +75,9 @@ pub struct Clients {
     next: u64,
     /// The last revision each client saw of each key.
     revisions: BTreeMap<(usize, Bytes), u64>,
+    /// What a client asks for again, and how often it has.
+    again: BTreeMap<usize, (Want, u32)>,
+    retries: bool,
     /// What they were told.
     pub tally: Tally,
     /// Whether they send on.
@@ -84,6 +95,8 @@ impl Clients {
             ops: BTreeMap::new(),
             next: 0,
             revisions: BTreeMap::new(),
+            again: BTreeMap::new(),
+            retries: plan.retries,
             tally: Tally::default(),
             quiet: false,
             think: plan.think,
@@ -108,8 +121,18 @@ impl Clients {
         let Some(Want::Write(command, _)) = self.ops.get(&op).map(|o| &o.want) else { return Ok(()) };
         let truth = chronicle.at(written.revision);
         let same = truth.is_some_and(|t| {
-            t.payload == command.encode() && t.outcome.as_ref() == Some(&written.outcome) && t.term == written.term
+            // A retry is answered by the term that it is asked in.
+            let term = t.term == written.term || written.repeated;
+            t.payload == command.encode() && t.outcome.as_ref() == Some(&written.outcome) && term
         });
+        self.tally.repeated += u64::from(written.repeated);
+        if let Command::Once { key, .. } = command
+            && chronicle.done_at(key) != Some(written.revision)
+        {
+            let what =
+                format!("{command:?} is acknowledged as {written:?}, and was done at {:?}", chronicle.done_at(key));
+            return Violation::of("durability", what);
+        }
         if same {
             return Ok(());
         }
@@ -118,6 +141,25 @@ impl Clients {
     }
 
     fn draw(&mut self, client: usize, voters: usize) -> Want {
+        match self.draw_plain(client, voters) {
+            Want::Write(command, copies) if self.retries && self.dice.chance(700) => {
+                Want::Write(command.once(Bytes::from(format!("r{client}-{}", self.next))), copies)
+            }
+            want => want,
+        }
+    }
+
+    /// What was done once cannot be done twice: whoever does not know asks again.
+    fn plan_retry(&mut self, number: u64) {
+        let Some(op) = self.ops.get(&number) else { return };
+        if let Want::Write(Command::Once { .. }, _) = op.want
+            && op.tries < TRIES
+        {
+            self.again.insert(op.client, (op.want.clone(), op.tries));
+        }
+    }
+
+    fn draw_plain(&mut self, client: usize, voters: usize) -> Want {
         let key = Bytes::from(format!("k{}", self.dice.below(self.keys)));
         self.next += 1;
         let value = Value::bytes(Bytes::from(format!("c{client}-{}", self.next)));
@@ -150,8 +192,11 @@ impl Cluster {
             return Ok(());
         }
         let host = self.clients.dice.below(self.hosts.len() as u64) as usize;
-        let want = self.clients.draw(client, self.plan.nodes);
-        self.ask(client, host, want)
+        let (want, tries) = match self.clients.again.remove(&client) {
+            Some(again) => again,
+            None => (self.clients.draw(client, self.plan.nodes), 0),
+        };
+        self.ask_again(client, host, want, tries)
     }
 
     /// Has a client ask something of a host.
@@ -159,13 +204,17 @@ impl Cluster {
     /// # Errors
     /// When the answer comes at once and must not be.
     pub fn ask(&mut self, client: usize, host: usize, want: Want) -> Result<(), Violation> {
+        self.ask_again(client, host, want, 0)
+    }
+
+    fn ask_again(&mut self, client: usize, host: usize, want: Want, tries: u32) -> Result<(), Violation> {
         self.clients.next += 1;
         let number = self.clients.next;
         let floor = match want {
             Want::Read(_) => self.chronicle().map_or(0, |c| c.known),
             _ => 0,
         };
-        let op = Op { client, host, want: want.clone(), invoked: self.now, floor };
+        let op = Op { client, host, want: want.clone(), invoked: self.now, floor, tries: tries + 1 };
         self.clients.ops.insert(number, op);
         let patience = self.plan.request_timeout * 5 / 4;
         self.after(patience, Event::Patience(number));
@@ -246,8 +295,17 @@ impl Cluster {
                 }
                 self.say(host, || format!("answers {number}: written at {}", written.revision));
             }
-            Reply::Write(Err(WriteError::Unknown(_))) => self.clients.tally.unknown += 1,
-            Reply::Write(Err(_)) | Reply::Barrier(Err(_)) => self.clients.tally.refused += 1,
+            Reply::Write(Err(WriteError::Unknown(_))) => {
+                self.clients.tally.unknown += 1;
+                self.clients.plan_retry(number);
+            }
+            Reply::Write(Err(_)) | Reply::Barrier(Err(_)) => {
+                self.clients.tally.refused += 1;
+                // That this try was refused says nothing of the one before.
+                if op.tries > 1 {
+                    self.clients.plan_retry(number);
+                }
+            }
         }
         self.done(number);
         Ok(())
@@ -295,10 +353,11 @@ impl Cluster {
     /// A client waits no longer.
     pub(crate) fn client_gives_up(&mut self, number: u64) {
         if let Some(op) = self.clients.ops.get(&number) {
+            debug_assert!(op.invoked <= self.now);
             if matches!(op.want, Want::Write(..)) {
                 self.clients.tally.unknown += 1;
+                self.clients.plan_retry(number);
             }
-            debug_assert!(op.invoked <= self.now);
             self.done(number);
         }
     }

@@ -104,6 +104,17 @@ impl World for SimWorld {
     fn draw_id(&self) -> u128 {
         self.disk.draw_id()
     }
+
+    /// Nothing grows old: what a leader stamps is what the client sent, so that entries can be compared with what was asked.
+    fn unix_millis(&self) -> u64 {
+        0
+    }
+
+    fn behind(&self, _: u16, _: &[NodeId]) -> Option<NodeId> {
+        None
+    }
+
+    fn require(&self, _: u16) {}
 }
 
 /// Something that a process owes an answer to.

@@ -127,6 +127,8 @@ pub struct Plan {
     pub request_timeout: u64,
     /// The time between ticks.
     pub tick: u64,
+    /// Whether clients give some of their writes idempotency keys, and ask again while the outcome is unknown.
+    pub retries: bool,
 }
 
 impl Plan {
@@ -177,6 +179,8 @@ impl Plan {
             piece_bytes: dice.pick(&[100, 1_000]).unwrap_or(1_000),
             request_timeout: dice.pick(&[500_000, 2_000_000]).unwrap_or(2_000_000),
             tick: 10_000,
+            // Not drawn, so that every seed means what it always did: `Plan::with_retries`.
+            retries: false,
         }
     }
 
@@ -184,6 +188,13 @@ impl Plan {
     #[must_use]
     pub fn with_quorum(mut self, nodes: usize, write_quorum: usize) -> Plan {
         (self.nodes, self.write_quorum) = (nodes, write_quorum);
+        self
+    }
+
+    /// The same with clients that ask again.
+    #[must_use]
+    pub fn with_retries(mut self) -> Plan {
+        self.retries = true;
         self
     }
 

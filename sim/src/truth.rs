@@ -81,6 +81,8 @@ pub struct Chronicle {
     pub known: u64,
     /// Writes acknowledged, in their order: index and command.
     pub acknowledged: BTreeMap<u64, Bytes>,
+    /// What was done once: by its key, where, the command, and what it led to.
+    once: BTreeMap<Bytes, (u64, Command, Outcome)>,
 }
 
 impl Chronicle {
@@ -129,7 +131,27 @@ impl Chronicle {
 
     fn apply(&mut self, index: u64, payload: &Bytes, state: &mut u64) -> Outcome {
         let Some(command) = Command::decode(payload) else { return Outcome::Unreadable };
+        let Command::Once { key, command, .. } = command else { return self.plain(index, command, state) };
+        match self.once.get(&key) {
+            Some((_, first, outcome)) if *first == *command => outcome.clone(),
+            Some(_) => Outcome::KeyReused,
+            None => {
+                let outcome = self.plain(index, (*command).clone(), state);
+                self.once.insert(key, (index, *command, outcome.clone()));
+                outcome
+            }
+        }
+    }
+
+    /// Where the request of this key was done.
+    #[must_use]
+    pub fn done_at(&self, request: &[u8]) -> Option<u64> {
+        self.once.get(request).map(|(index, ..)| *index)
+    }
+
+    fn plain(&mut self, index: u64, command: Command, state: &mut u64) -> Outcome {
         match command {
+            Command::Once { .. } => Outcome::Unreadable,
             Command::Put { key, value, condition } => match self.refused(&key, condition) {
                 Some(failed) => failed,
                 None => Outcome::Put { version: self.set(index, &key, Some(value.data), state) },

@@ -2,7 +2,8 @@
 //!
 //! A request is repeated only when it is certain that it had no effect: the connection was never made, or a node refused it with 503 and
 //! a Retry-After (at another node at once, at the same one after that time). 421 is followed to the leader. A 504, a broken connection or
-//! silence after a write was sent is an *unknown outcome*: it is reported and never repeated, for the write may have happened.
+//! silence after a write was sent is an *unknown outcome*: it is reported and never repeated, for the write may have happened. Unless it has
+//! an idempotency key: then it is repeated like a read, at the next node, until the time is over.
 //!
 //! Before: `verbs`. After: any node's HTTP interface.
 
@@ -32,11 +33,13 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
+    /// Whether a write has an idempotency key.
+    done_once: bool,
 }
 
 impl Ask {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Ask {
-        Ask { method, path: path.into(), headers: Vec::new(), body: Bytes::new() }
+        Ask { method, path: path.into(), headers: Vec::new(), body: Bytes::new(), done_once: false }
     }
 
     pub(crate) fn get(path: impl Into<String>) -> Ask {
@@ -55,7 +58,12 @@ impl Ask {
         self
     }
 
-    /// Whether asking twice is the same as asking once.
+    /// Done once however often it is asked, under this name.
+    pub(crate) fn once(mut self, name: &str) -> Ask {
+        self.done_once = true;
+        self.header("idempotency-key", name)
+    }
+
     fn only_reads(&self) -> bool {
         self.method == Method::GET || self.method == Method::HEAD
     }
@@ -81,6 +89,10 @@ pub(crate) enum AskError {
         "the outcome is unknown: {url}: {reason}; the write may or may not have happened: read the key before you write again"
     )]
     Unknown { url: String, reason: String },
+    #[error(
+        "the outcome is unknown: {url}: {reason}; the write may or may not have happened: ask again with the same idempotency key, which cannot do it twice"
+    )]
+    UnknownOnce { url: String, reason: String },
     #[error("{url}: {reason}; try again, or name another node with --url")]
     Broken { url: String, reason: String },
     #[error("the nodes send each other's way for a leader ({0}): an election is under way, try again in a moment")]
@@ -144,6 +156,8 @@ impl Client {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let mut hops = 0;
+        // What was sent and not answered stays in doubt until it is answered: that nobody can be reached any more does not make it undone.
+        let mut doubt: Option<AskError> = None;
         loop {
             let mut unreached = Vec::new();
             let mut refused: Option<AskError> = None;
@@ -156,29 +170,28 @@ impl Client {
                     Attempt::NotSent(reason) => unreached.push(format!("{url} ({reason})")),
                     Attempt::Refused { again, error } => {
                         pause = pause.into_iter().chain(again).min();
+                        if let AskError::UnknownOnce { .. } = error {
+                            doubt = Some(error.clone());
+                        }
                         refused = Some(error);
                     }
                     Attempt::Elsewhere { leader: Some(leader), .. } => {
                         hops += 1;
                         if hops > HOPS_MAX {
-                            return Err(AskError::Circle(leader));
+                            return Err(doubt.unwrap_or(AskError::Circle(leader)));
                         }
                         queue.push_front(leader);
                     }
                     Attempt::Elsewhere { leader: None, error } => refused = Some(error),
                 }
             }
-            match (refused, pause) {
-                (None, _) => return Err(AskError::Nobody(unreached)),
-                (Some(error), None) => return Err(error),
-                (Some(error), Some(pause)) => {
-                    let pause = pause.max(PAUSE_MIN);
-                    if Instant::now() + pause >= deadline {
-                        return Err(gave_up(error, started.elapsed()));
-                    }
-                    tokio::time::sleep(pause).await;
-                }
+            let error = refused.unwrap_or(AskError::Nobody(unreached));
+            let Some(pause) = pause.or(doubt.as_ref().map(|_| PAUSE_MIN)) else { return Err(error) };
+            let pause = pause.max(PAUSE_MIN);
+            if Instant::now() + pause >= deadline {
+                return Err(doubt.unwrap_or_else(|| gave_up(error, started.elapsed())));
             }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -233,7 +246,7 @@ fn judge(ask: &Ask, url: &str, status: StatusCode, headers: HeaderMap, body: Byt
             error: AskError::Refused { url, code, message, waited: None },
         },
         504 if ask.only_reads() => Attempt::Final(AskError::Broken { url, reason: format!("{message} ({code})") }),
-        504 => Attempt::Final(AskError::Unknown { url, reason: message }),
+        504 => unknown(ask, url, message),
         status => Attempt::Final(AskError::Answered { url, status, code, message }),
     }
 }
@@ -247,7 +260,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// The connection broke or time ran out after something was sent.
 fn broken(ask: &Ask, url: &str, reason: String) -> Attempt {
     let url = url.to_owned();
-    if ask.only_reads() { Attempt::NotSent(reason) } else { Attempt::Final(AskError::Unknown { url, reason }) }
+    if ask.only_reads() { Attempt::NotSent(reason) } else { unknown(ask, url, reason) }
+}
+
+/// A write may or may not have happened.
+fn unknown(ask: &Ask, url: String, reason: String) -> Attempt {
+    if ask.done_once {
+        return Attempt::Refused { again: Some(PAUSE_MIN), error: AskError::UnknownOnce { url, reason } };
+    }
+    Attempt::Final(AskError::Unknown { url, reason })
 }
 
 fn gave_up(error: AskError, after: Duration) -> AskError {

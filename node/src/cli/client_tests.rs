@@ -102,6 +102,27 @@ async fn a_write_whose_connection_breaks_is_unknown_and_never_asked_again() {
 }
 
 #[tokio::test]
+async fn a_write_with_an_idempotency_key_is_asked_again_until_its_outcome_is_known() {
+    let (first, second) = (
+        Fake::start(vec![error(504, "", "outcome_unknown", None)]).await,
+        Fake::start(vec![Act::HangUp, error(503, "retry-after: 0\r\n", "no_leader", None), ok()]).await,
+    );
+    let reply = client(&[&first.url, &second.url], 5_000).ask(&put().once("name")).await.expect("done");
+    assert_eq!(reply.body, "done");
+    assert_eq!((first.asked(), second.asked()), (3, 3));
+    let heads = second.seen.lock().expect("lock").clone();
+    assert!(heads.iter().all(|head| head.contains("idempotency-key: name")), "{heads:?}");
+}
+
+#[tokio::test]
+async fn what_may_have_happened_stays_unknown_when_nobody_answers_any_more() {
+    let url = Fake::start(vec![error(504, "", "outcome_unknown", None)]).await.url;
+    let asked = client(&[&url, &nobody().await], 300).ask(&put().once("name")).await.expect_err("unknown");
+    assert!(matches!(asked, AskError::UnknownOnce { .. }), "{asked:?}");
+    assert!(asked.to_string().contains("same idempotency key"), "{asked}");
+}
+
+#[tokio::test]
 async fn a_read_whose_connection_breaks_is_asked_of_the_next_node() {
     let (first, second) = (Fake::start(vec![Act::HangUp]).await, Fake::start(vec![ok()]).await);
     let reply = client(&[&first.url, &second.url], 5_000).ask(&Ask::get("/v1/kv/a")).await.expect("reply");

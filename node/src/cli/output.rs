@@ -49,7 +49,9 @@ impl Failure {
 impl From<super::client::AskError> for Failure {
     fn from(error: super::client::AskError) -> Failure {
         match error {
-            super::client::AskError::Unknown { .. } => Failure::Unknown(error.to_string()),
+            super::client::AskError::Unknown { .. } | super::client::AskError::UnknownOnce { .. } => {
+                Failure::Unknown(error.to_string())
+            }
             _ => Failure::Error(error.to_string()),
         }
     }

@@ -105,6 +105,9 @@ pub(crate) struct PutArgs {
     /// Only if the key does not exist.
     #[arg(long)]
     pub(crate) if_absent: bool,
+    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself while the outcome is unknown.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -120,6 +123,9 @@ pub(crate) struct DeleteArgs {
     /// Only if the key's revision is this one.
     #[arg(long, value_name = "REVISION")]
     pub(crate) if_match: Option<u64>,
+    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself while the outcome is unknown.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -279,6 +285,9 @@ pub(crate) async fn put(args: &PutArgs) -> Result<(), Failure> {
     if args.if_absent {
         ask = ask.header("if-none-match", "*");
     }
+    if let Some(name) = &args.idempotency_key {
+        ask = ask.once(name);
+    }
     let reply = args.target.client()?.ask(&ask).await?;
     done(&args.target, &reply, "written")
 }
@@ -288,6 +297,9 @@ pub(crate) async fn delete(args: &DeleteArgs) -> Result<(), Failure> {
     let mut ask = Ask::new(Method::DELETE, key_path(&args.key) + &copies(args.w));
     if let Some(revision) = args.if_match {
         ask = ask.header("if-match", format!("\"{revision}\""));
+    }
+    if let Some(name) = &args.idempotency_key {
+        ask = ask.once(name);
     }
     match args.target.client()?.ask(&ask).await {
         Ok(reply) => done(&args.target, &reply, "deleted"),

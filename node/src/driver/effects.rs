@@ -137,6 +137,7 @@ impl Driver {
         tracing::info!(%last, "installed a snapshot from the leader");
         self.applied = last.index;
         self.applied_tx.send_replace(last.index);
+        self.note_generation_of_state();
         self.wal.submit(Job::Reset { token, last });
         for job in held {
             self.wal.submit(job);
@@ -319,8 +320,9 @@ impl Driver {
         let store = &self.shared.store;
         match kind {
             RecordKind::Command => {
-                let outcome = store.apply_command(at, payload);
-                self.waiters.applied(at.index, outcome);
+                let applied = store.apply_command(at, payload);
+                self.waiters.applied(at.index, applied);
+                self.note_generation(payload);
             }
             RecordKind::Empty => store.apply_empty(at),
             RecordKind::Config => match record::decode_config(payload) {

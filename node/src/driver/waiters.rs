@@ -10,7 +10,7 @@ use quorum::{Index, Term};
 use tokio::sync::oneshot;
 
 use crate::handle::{WriteError, Written};
-use crate::kv::Outcome;
+use crate::kv::Applied;
 use crate::metrics::Metrics;
 use crate::stage::Stage;
 
@@ -25,7 +25,7 @@ pub(crate) struct Waiter {
     /// More copies than W, where asked for.
     pub copies: Option<usize>,
     pub reply: Reply,
-    pub outcome: Option<Outcome>,
+    pub applied: Option<Applied>,
 }
 
 /// The stages a write passes while it is in here, each with the histogram it is measured in and how far it has been.
@@ -89,10 +89,10 @@ impl Waiters {
     }
 
     /// Notes what a write led to.
-    pub(crate) fn applied(&mut self, index: Index, outcome: Outcome) {
+    pub(crate) fn applied(&mut self, index: Index, applied: Applied) {
         let at = self.waiting.partition_point(|w| w.index < index);
         if let Some(waiter) = self.waiting.get_mut(at).filter(|w| w.index == index) {
-            waiter.outcome = Some(outcome);
+            waiter.applied = Some(applied);
         }
     }
 
@@ -106,7 +106,7 @@ impl Waiters {
         observe_copies: impl Fn(usize),
     ) {
         while let Some(front) = self.waiting.front() {
-            if front.index > acknowledged || front.outcome.is_none() {
+            if front.index > acknowledged || front.applied.is_none() {
                 break;
             }
             let Some(waiter) = self.waiting.pop_front() else { break };
@@ -121,8 +121,10 @@ impl Waiters {
             let copies = copies_of(waiter.index);
             self.bytes -= waiter.bytes;
             observe_copies(copies);
-            let Some(outcome) = waiter.outcome else { continue };
-            let written = Written { outcome, revision: waiter.index.0, term: term.0, copies };
+            let Some(Applied { outcome, first }) = waiter.applied else { continue };
+            // Whoever holds this entry holds the earlier one, too.
+            let (revision, repeated) = (first.unwrap_or(waiter.index).0, first.is_some());
+            let written = Written { outcome, revision, term: term.0, copies, repeated };
             // A client that went away does not need its answer.
             let _ = waiter.reply.send(Ok(written));
         }
@@ -162,6 +164,11 @@ impl Waiters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::Outcome;
+
+    fn put(first: Option<u64>) -> Applied {
+        Applied { outcome: Outcome::Put { version: 1 }, first: first.map(Index) }
+    }
 
     fn waiters() -> Waiters {
         Waiters::new(&Metrics::new().expect("metrics"))
@@ -173,7 +180,7 @@ mod tests {
         copies: Option<usize>,
     ) -> oneshot::Receiver<Result<Written, WriteError>> {
         let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { index: Index(index), arrived: Instant::now(), bytes: 1, copies, reply, outcome: None };
+        let waiter = Waiter { index: Index(index), arrived: Instant::now(), bytes: 1, copies, reply, applied: None };
         waiters.push(waiter);
         receiver
     }
@@ -188,7 +195,7 @@ mod tests {
         let mut answer = wait(&mut waiters, 5, None);
         settle(&mut waiters, 5, 5);
         assert!(answer.try_recv().is_err(), "not applied yet");
-        waiters.applied(Index(5), Outcome::Put { version: 1 });
+        waiters.applied(Index(5), put(None));
         settle(&mut waiters, 4, 4);
         assert!(answer.try_recv().is_err(), "not acknowledged yet");
         settle(&mut waiters, 5, 5);
@@ -196,11 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_was_done_before_is_answered_with_its_first_revision_once_this_entry_is_acknowledged() {
+        let mut waiters = waiters();
+        let mut answer = wait(&mut waiters, 5, None);
+        waiters.applied(Index(5), put(Some(2)));
+        settle(&mut waiters, 4, 4);
+        assert!(
+            answer.try_recv().is_err(),
+            "the earlier entry may be acknowledged, but that was another reign's to say"
+        );
+        settle(&mut waiters, 5, 5);
+        let written = answer.try_recv().expect("answered").expect("written");
+        assert_eq!((written.revision, written.repeated), (2, true));
+    }
+
+    #[test]
     fn who_asked_for_more_copies_waits_for_them_without_holding_up_others() {
         let mut waiters = waiters();
         let (mut first, mut second) = (wait(&mut waiters, 1, Some(3)), wait(&mut waiters, 2, None));
-        waiters.applied(Index(1), Outcome::Put { version: 1 });
-        waiters.applied(Index(2), Outcome::Put { version: 1 });
+        waiters.applied(Index(1), put(None));
+        waiters.applied(Index(2), put(None));
         settle(&mut waiters, 2, 0);
         assert!(first.try_recv().is_err() && second.try_recv().is_ok());
         settle(&mut waiters, 2, 1);

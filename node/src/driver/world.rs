@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorum::{ClusterId, Index, Member, Message, NodeId, Term};
 
@@ -37,6 +38,12 @@ pub trait World: Send + Sync {
     fn free_space(&self, folder: &Path) -> io::Result<u64>;
     /// An id nobody else has.
     fn draw_id(&self) -> u128;
+    /// The clock on the wall, in milliseconds since 1970: put into entries, and never believed to go forward.
+    fn unix_millis(&self) -> u64;
+    /// The first of these nodes that has not said that it understands commands of this generation.
+    fn behind(&self, generation: u16, nodes: &[NodeId]) -> Option<NodeId>;
+    /// From now on no node that does not understand them.
+    fn require(&self, generation: u16);
 }
 
 /// The world of a node in a process of its own.
@@ -96,5 +103,18 @@ impl World for Real {
 
     fn draw_id(&self) -> u128 {
         RealDisk.draw_id()
+    }
+
+    fn unix_millis(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn behind(&self, generation: u16, nodes: &[NodeId]) -> Option<NodeId> {
+        self.0.behind(generation, nodes)
+    }
+
+    fn require(&self, generation: u16) {
+        self.0.require(generation);
     }
 }

@@ -48,6 +48,9 @@ pub(super) enum Code {
     PreconditionFailed,
     PreconditionRequired,
     ChangeRefused,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyReused,
+    MixedVersions,
     NotImplemented,
     Internal,
 }
@@ -79,6 +82,9 @@ impl Code {
             Code::PreconditionFailed => "precondition_failed",
             Code::PreconditionRequired => "precondition_required",
             Code::ChangeRefused => "change_refused",
+            Code::IdempotencyKeyInvalid => "idempotency_key_invalid",
+            Code::IdempotencyKeyReused => "idempotency_key_reused",
+            Code::MixedVersions => "mixed_versions",
             Code::NotImplemented => "not_implemented",
             Code::Internal => "internal",
         }
@@ -87,9 +93,13 @@ impl Code {
     /// The status code.
     pub(super) fn status(self, shape: Shape) -> StatusCode {
         match self {
-            Code::NoLeader | Code::NoQuorum | Code::Overloaded | Code::Forming | Code::Stopping | Code::ReadTimeout => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Code::NoLeader
+            | Code::NoQuorum
+            | Code::Overloaded
+            | Code::Forming
+            | Code::Stopping
+            | Code::ReadTimeout
+            | Code::MixedVersions => StatusCode::SERVICE_UNAVAILABLE,
             Code::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::NotLeader if shape == Shape::Lab => StatusCode::FORBIDDEN,
@@ -97,7 +107,10 @@ impl Code {
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::UriTooLong => StatusCode::URI_TOO_LONG,
             Code::BadRequest if shape == Shape::Lab => StatusCode::UNPROCESSABLE_ENTITY,
-            Code::BadRequest | Code::KeyInvalid | Code::WriteQuorumInvalid => StatusCode::BAD_REQUEST,
+            Code::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::BadRequest | Code::KeyInvalid | Code::WriteQuorumInvalid | Code::IdempotencyKeyInvalid => {
+                StatusCode::BAD_REQUEST
+            }
             Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Code::Unauthorized => StatusCode::UNAUTHORIZED,
             Code::KeyNotFound | Code::RouteNotFound => StatusCode::NOT_FOUND,
@@ -241,6 +254,7 @@ impl From<WriteError> for Failure {
             WriteError::Stopping => Code::Stopping,
             WriteError::NotTaken(_) => Code::BadRequest,
             WriteError::Unknown(_) => Code::OutcomeUnknown,
+            WriteError::MixedVersions { .. } => Code::MixedVersions,
         };
         Failure::new(code, error.to_string())
     }

@@ -7,14 +7,14 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::error::{Code, Failure};
 use super::face::Face;
 use crate::handle::{Consistency, WriteOptions};
-use crate::kv::Condition;
+use crate::kv::{Command, Condition, REQUEST_KEY_BYTES_MAX};
 
 /// How long a body may take to arrive. At the largest default value that is 35 kB a second.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,9 +101,6 @@ impl<'a> Query<'a> {
 
 /// How a write under `/v1` is to be done.
 pub(super) fn write_options(face: &Face, request: &Request<Incoming>) -> Result<WriteOptions, Failure> {
-    if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return Err(not_implemented("the header Idempotency-Key"));
-    }
     let query = Query::of(request);
     if query.is_empty() {
         return Ok(WriteOptions::default());
@@ -113,6 +110,30 @@ pub(super) fn write_options(face: &Face, request: &Request<Incoming>) -> Result<
     }
     let copies = query.number("w")?.map(|w| raised(face, w)).transpose()?.flatten();
     Ok(WriteOptions { copies, forward: query.forward()? })
+}
+
+/// The client's name for a write, in `Idempotency-Key`: visible ASCII, so that what is compared is what people see.
+pub(super) fn idempotency_key(request: &Request<Incoming>) -> Result<Option<Bytes>, Failure> {
+    let mut given = request.headers().get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = given.next().map(HeaderValue::as_bytes) else { return Ok(None) };
+    let complaint = if given.next().is_some() {
+        "Idempotency-Key is given more than once".to_owned()
+    } else if key.is_empty() || key.len() > REQUEST_KEY_BYTES_MAX {
+        format!("the idempotency key has {} bytes, the limit is 1 to {REQUEST_KEY_BYTES_MAX}", key.len())
+    } else if !key.iter().all(u8::is_ascii_graphic) {
+        "the idempotency key may hold visible ASCII characters and no spaces".to_owned()
+    } else {
+        return Ok(Some(Bytes::copy_from_slice(key)));
+    };
+    Err(Failure::new(Code::IdempotencyKeyInvalid, complaint))
+}
+
+/// The command, done once under the key if there is one.
+pub(super) fn once(command: Command, key: Option<Bytes>) -> Command {
+    match key {
+        Some(key) => command.once(key),
+        None => command,
+    }
 }
 
 /// The copies that `?w=` asks for beyond W.

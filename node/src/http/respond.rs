@@ -23,6 +23,9 @@ pub(super) const NODE: HeaderName = HeaderName::from_static("x-quorate-node");
 /// Durable copies when the write was acknowledged.
 pub(super) const COPIES: HeaderName = HeaderName::from_static("x-quorate-copies");
 
+/// `true` on the answer to a write that was done before, under the same idempotency key.
+pub(super) const REPEATED: HeaderName = HeaderName::from_static("x-quorate-repeated");
+
 /// The type of JSON.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 

@@ -6,6 +6,7 @@ use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, St
 use quorum::{Config, Failover, Member, NodeId};
 
 use crate::handle::{Handle, NodeState};
+use crate::kv;
 
 /// All of it.
 pub(super) fn status(handle: &Handle) -> Status {
@@ -156,5 +157,8 @@ fn limits(handle: &Handle) -> Limits {
         batch_keys: limits.batch_keys,
         page_keys: limits.page_keys,
         in_flight_writes: limits.in_flight_writes,
+        idempotency_key_bytes: kv::REQUEST_KEY_BYTES_MAX,
+        idempotency_keys: kv::ROWS_MAX,
+        idempotency_seconds: kv::REMEMBERED_FOR.as_secs(),
     }
 }

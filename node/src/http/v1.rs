@@ -8,8 +8,10 @@ use hyper::{Request, Response, StatusCode};
 use super::error::{Code, Failure};
 use super::face::{Answer, Face};
 use super::json::to_value;
-use super::request::{Query, body, condition, key_of_path, parse, read_options, revision_of_etag, write_options};
-use super::respond::{Body, COPIES, JSON, NODE, REVISION, Sheet, TERM, VERSION, full, header, json};
+use super::request::{
+    Query, body, condition, idempotency_key, key_of_path, once, parse, read_options, revision_of_etag, write_options,
+};
+use super::respond::{Body, COPIES, JSON, NODE, REPEATED, REVISION, Sheet, TERM, VERSION, full, header, json};
 use super::scan::{self, Form, Range};
 use crate::handle::Written;
 use crate::kv::{Command, Item, Outcome, Value, ValueKind};
@@ -26,9 +28,11 @@ pub(super) async fn put(face: &Face, request: Request<Incoming>) -> Answer {
     let key = key_of(face, &request)?;
     let options = write_options(face, &request)?;
     let condition = condition(&request)?;
+    let request_key = idempotency_key(&request)?;
     let kind = kind_of(request.headers().get(CONTENT_TYPE));
     let value = value_of(kind, body(request, face.value_bytes_max).await?)?;
-    let pending = face.handle.submit(&Command::Put { key, value, condition }, options);
+    let command = once(Command::Put { key, value, condition }, request_key);
+    let pending = face.handle.submit(&command, options);
     let written = pending.await?;
     match written.outcome {
         Outcome::Put { version } => Ok(put_response(face, &written, version)),
@@ -66,6 +70,10 @@ fn value_of(kind: ValueKind, data: Bytes) -> Result<Value, Failure> {
 pub(super) fn unexpected(outcome: &Outcome) -> Failure {
     match outcome {
         Outcome::ConditionFailed { current } => Failure::precondition(*current),
+        Outcome::KeyReused => Failure::new(
+            Code::IdempotencyKeyReused,
+            "this idempotency key was used for another request; nothing was changed: a new request needs a new key",
+        ),
         other => Failure::new(Code::Internal, format!("the write led to {other:?}, which it cannot")),
     }
 }
@@ -92,6 +100,9 @@ fn put_response(face: &Face, written: &Written, version: u64) -> Response<Body> 
     headers.insert(TERM, header(&sheet, term));
     headers.insert(COPIES, header(&sheet, copies));
     headers.insert(NODE, face.node.clone());
+    if written.repeated {
+        headers.insert(REPEATED, HeaderValue::from_static("true"));
+    }
     response
 }
 
@@ -149,7 +160,8 @@ pub(super) async fn delete(face: &Face, request: Request<Incoming>) -> Answer {
     let key = key_of(face, &request)?;
     let options = write_options(face, &request)?;
     let condition = condition(&request)?;
-    let written = face.handle.write(&Command::Delete { key, condition }, options).await?;
+    let command = once(Command::Delete { key, condition }, idempotency_key(&request)?);
+    let written = face.handle.write(&command, options).await?;
     let Outcome::Deleted { count } = written.outcome else { return Err(unexpected(&written.outcome)) };
     let mut sheet = Sheet::new();
     sheet.text(if count > 0 { "{\"deleted\":true,\"revision\":" } else { "{\"deleted\":false,\"revision\":" });
@@ -166,6 +178,9 @@ pub(super) async fn delete(face: &Face, request: Request<Incoming>) -> Answer {
     headers.insert(TERM, header(&sheet, term));
     headers.insert(COPIES, header(&sheet, copies));
     headers.insert(NODE, face.node.clone());
+    if written.repeated {
+        headers.insert(REPEATED, HeaderValue::from_static("true"));
+    }
     Ok(response)
 }
 

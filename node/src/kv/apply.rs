@@ -13,6 +13,7 @@ use quorum::bugs::{self, Bug};
 use super::Item;
 use super::command::{Condition, Outcome, Parsed, RawValue};
 use super::engine::{EngineError, Graves};
+use super::once::Rows;
 use super::overlay::{HeadCache, KeyHead, Map, Tables, Version, cost};
 use super::value::Value;
 
@@ -49,7 +50,8 @@ pub(super) struct Applying<'a> {
 ///
 /// So with the entry `ahead` the state is exactly that of its revision, also if a drain in between was interrupted as well. The count that
 /// an engine keeps is that of the keys in it at every batch, whole or not, and a skipped write adds nothing; so it comes out exact too.
-/// Outcomes of skipped writes mean nothing: they were answered long ago. An engine may even be ahead of the log (power was lost after the
+/// Outcomes of skipped writes mean nothing: they were answered long ago, and where one is remembered it is in a row that came before the
+/// effect ([`Rows::foretold`]). An engine may even be ahead of the log (power was lost after the
 /// engine's sync and before the log's): what was applied is committed, so the same entries come again from the leader and are found done.
 #[derive(Clone, Copy)]
 enum Known {
@@ -62,6 +64,8 @@ enum Known {
 /// What a command led to.
 pub(super) struct Applied {
     pub(super) outcome: Outcome,
+    /// Where it was done, if that was before this entry.
+    pub(super) first: Option<u64>,
     /// By how much the number of keys grew.
     pub(super) keys: i64,
 }
@@ -73,18 +77,47 @@ impl<'a> Applying<'a> {
         heads: &'a HeadCache,
         views: &'a BTreeMap<u64, usize>,
         graves: &'a Graves,
+        rows: &mut Rows,
         revision: u64,
         payload: &'a Bytes,
     ) -> Result<Applied, EngineError> {
-        let Some(command) = Parsed::read(payload) else {
-            return Ok(Applied { outcome: Outcome::Unreadable, keys: 0 });
+        let told = |outcome, first| Ok(Applied { outcome, first, keys: 0 });
+        let once = match Parsed::read(payload) {
+            Some(Parsed::Once(once)) => once,
+            Some(command) => return Applying::plain(tables, heads, views, graves, revision, payload, command),
+            None => return told(Outcome::Unreadable, None),
         };
+        match rows.find(once.key) {
+            Some(row) if row.request == once.request => return told(row.outcome.clone(), Some(row.revision)),
+            Some(_) => return told(Outcome::KeyReused, None),
+            None => {}
+        }
+        let Some(command) = Parsed::read(once.command) else { return told(Outcome::Unreadable, None) };
+        let mut applied = Applying::plain(tables, heads, views, graves, revision, payload, command)?;
+        if let Some(outcome) = rows.foretold(revision, once.key) {
+            applied.outcome = outcome.clone();
+        }
+        let grown = rows.remember(revision, &once, applied.outcome.clone());
+        tables.active.bytes.fetch_add(grown, Ordering::Relaxed);
+        Ok(applied)
+    }
+
+    /// A command on its own.
+    fn plain(
+        tables: &'a Tables,
+        heads: &'a HeadCache,
+        views: &'a BTreeMap<u64, usize>,
+        graves: &'a Graves,
+        revision: u64,
+        payload: &'a Bytes,
+        command: Parsed<'_>,
+    ) -> Result<Applied, EngineError> {
         let map = tables.active.map.write();
         let mut applying = Applying { tables, heads, views, map, payload, revision, graves, grown: 0, keys: 0 };
         let outcome = applying.command(command)?;
         let bytes = tables.active.bytes.load(Ordering::Relaxed).saturating_add_signed(applying.grown);
         tables.active.bytes.store(bytes, Ordering::Relaxed);
-        Ok(Applied { outcome, keys: applying.keys })
+        Ok(Applied { outcome, first: None, keys: applying.keys })
     }
 
     fn command(&mut self, command: Parsed<'_>) -> Result<Outcome, EngineError> {
@@ -130,6 +163,8 @@ impl<'a> Applying<'a> {
                 let text = Bytes::copy_from_slice(itoa::Buffer::new().format(value).as_bytes());
                 Ok(Outcome::Incremented { value, version: self.put(key, head, Value::bytes(text)) })
             }
+            // None is inside another: see `Parsed::read`.
+            Parsed::Once(_) => Ok(Outcome::Unreadable),
         }
     }
 

@@ -5,6 +5,8 @@
 //!
 //! The format: a version byte, an operation byte, then the operation's fields, numbers little-endian, keys behind a 16-bit length. The last
 //! field of a command on one key has no length: it is the rest. Whatever does not fit exactly is no command, on every replica alike.
+//!
+//! A command with an idempotency key is a command around another: stamp, key, and as the rest the other's bytes.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,10 +21,21 @@ const DELETE: u8 = 2;
 const PUT_MANY: u8 = 3;
 const DELETE_MANY: u8 = 4;
 const INCREMENT: u8 = 5;
+const ONCE: u8 = 6;
+
+/// Where the stamp of a command with an idempotency key lies: behind version and operation.
+const STAMP_AT: std::ops::Range<usize> = 2..10;
 
 /// The longest key the format takes. Far above what faces accept (`limits.key_bytes`), and below the 64 KiB at which the engine would
 /// panic: a constant, because every replica must judge a command alike.
 pub const KEY_BYTES_MAX: usize = 32 << 10;
+
+/// The longest idempotency key. A UUID has 36 bytes, and a digest in hexadecimal 64; every one that is remembered is held in memory.
+pub const REQUEST_KEY_BYTES_MAX: usize = 128;
+
+/// The generation of commands that this version understands: 0 had none with idempotency keys, 1 has. A node announces it to the others, so
+/// that none is written that some member could not apply.
+pub const GENERATION: u16 = 1;
 
 /// A change of the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +72,15 @@ pub enum Command {
         key: Bytes,
         /// What to add.
         by: i64,
+    },
+    /// Another command, done once however often it is handed in under this key.
+    Once {
+        /// The client's name for the request: 1 to [`REQUEST_KEY_BYTES_MAX`] bytes.
+        key: Bytes,
+        /// The leader's clock when it took the command, in milliseconds since 1970; 0 before that.
+        stamped: u64,
+        /// What is to be done; none that is itself of this kind.
+        command: Box<Command>,
     },
 }
 
@@ -105,6 +127,8 @@ pub enum Outcome {
     NotANumber,
     /// The bytes are no command this version knows; nothing changed.
     Unreadable,
+    /// The idempotency key stands for another request; nothing changed.
+    KeyReused,
 }
 
 /// A command as it lies in its bytes, nothing copied: what applying works on.
@@ -115,6 +139,18 @@ pub(super) enum Parsed<'a> {
     PutMany(Vec<(&'a [u8], RawValue<'a>)>),
     DeleteMany(Vec<&'a [u8]>),
     Increment { key: &'a [u8], by: i64 },
+    Once(Once<'a>),
+}
+
+/// A command with an idempotency key, as it lies in its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Once<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) stamped: u64,
+    /// The length of what is to be done and its CRC-32: tells two requests under one key apart but for one time in four billion.
+    pub(super) request: u64,
+    /// What is to be done.
+    pub(super) command: &'a [u8],
 }
 
 /// A value as it lies in a command's bytes.
@@ -163,10 +199,36 @@ impl<'a> Parsed<'a> {
                 let by = reader.u64()?.cast_signed();
                 Parsed::Increment { by, key: checked_key(reader.rest())? }
             }
+            ONCE => {
+                let stamped = reader.u64()?;
+                let length = usize::from(reader.u8()?);
+                let key = reader.take(length).filter(|key| (1..=REQUEST_KEY_BYTES_MAX).contains(&key.len()))?;
+                let command = reader.rest();
+                // Looked at before what is inside is read: no depth.
+                if is_once(command) || Parsed::read(command).is_none() {
+                    return None;
+                }
+                let request = (command.len() as u64) << 32 | u64::from(crc32fast::hash(command));
+                Parsed::Once(Once { key, stamped, request, command })
+            }
             _ => return None,
         };
         Some(parsed)
     }
+}
+
+/// Whether these bytes are a command with an idempotency key, if they are a command.
+#[must_use]
+pub fn is_once(payload: &[u8]) -> bool {
+    payload.starts_with(&[VERSION, ONCE])
+}
+
+/// The bytes of a command with an idempotency key, with the time at which the leader took it. Must be one.
+pub(crate) fn stamped(payload: &[u8], millis: u64) -> Bytes {
+    assert!(is_once(payload) && payload.len() >= STAMP_AT.end, "only a command with an idempotency key has a stamp");
+    let mut bytes = payload.to_vec();
+    bytes[STAMP_AT].copy_from_slice(&millis.to_le_bytes());
+    Bytes::from(bytes)
 }
 
 fn read_key<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
@@ -207,43 +269,61 @@ fn write_key(out: &mut Vec<u8>, key: &[u8]) {
 }
 
 impl Command {
+    /// The same, done once however often it is handed in under this key.
+    #[must_use]
+    pub fn once(self, key: Bytes) -> Command {
+        Command::Once { key, stamped: 0, command: Box::new(self) }
+    }
+
     /// The bytes that go into the log. Keys must be of 1 to [`KEY_BYTES_MAX`] bytes: the bytes of another command are no command.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.size_hint());
+        self.encode_into(&mut out);
+        Bytes::from(out)
+    }
+
+    fn encode_into(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
         match self {
             Command::Put { key, value, condition } => {
                 out.extend_from_slice(&[PUT, value.kind as u8]);
-                write_condition(&mut out, *condition);
-                write_key(&mut out, key);
+                write_condition(out, *condition);
+                write_key(out, key);
                 out.extend_from_slice(&value.data);
             }
             Command::Delete { key, condition } => {
                 out.push(DELETE);
-                write_condition(&mut out, *condition);
+                write_condition(out, *condition);
                 out.extend_from_slice(key);
             }
             Command::PutMany { pairs } => {
                 out.push(PUT_MANY);
                 for (key, value) in pairs {
                     out.push(value.kind as u8);
-                    write_key(&mut out, key);
+                    write_key(out, key);
                     out.extend_from_slice(&u32::try_from(value.data.len()).unwrap_or(u32::MAX).to_le_bytes());
                     out.extend_from_slice(&value.data);
                 }
             }
             Command::DeleteMany { keys } => {
                 out.push(DELETE_MANY);
-                keys.iter().for_each(|key| write_key(&mut out, key));
+                keys.iter().for_each(|key| write_key(out, key));
             }
             Command::Increment { key, by } => {
                 out.push(INCREMENT);
                 out.extend_from_slice(&by.to_le_bytes());
                 out.extend_from_slice(key);
             }
+            Command::Once { key, stamped, command } => {
+                out.push(ONCE);
+                out.extend_from_slice(&stamped.to_le_bytes());
+                // As in `write_key`: a length that no reader takes.
+                out.push(u8::try_from(key.len()).unwrap_or(u8::MAX));
+                out.extend_from_slice(key);
+                command.encode_into(out);
+            }
         }
-        Bytes::from(out)
     }
 
     /// Room for the encoded form: exact but for the condition, so that encoding allocates once.
@@ -254,6 +334,7 @@ impl Command {
             Command::Delete { key, .. } | Command::Increment { key, .. } => FIXED + key.len(),
             Command::PutMany { pairs } => FIXED + pairs.iter().map(|(k, v)| 7 + k.len() + v.data.len()).sum::<usize>(),
             Command::DeleteMany { keys } => FIXED + keys.iter().map(|k| 2 + k.len()).sum::<usize>(),
+            Command::Once { key, command, .. } => FIXED + key.len() + command.size_hint(),
         }
     }
 
@@ -273,23 +354,38 @@ impl Command {
                 Command::DeleteMany { keys: keys.into_iter().map(|k| bytes.slice_ref(k)).collect() }
             }
             Parsed::Increment { key, by } => Command::Increment { key: bytes.slice_ref(key), by },
+            Parsed::Once(Once { key, stamped, command, .. }) => Command::Once {
+                key: bytes.slice_ref(key),
+                stamped,
+                command: Box::new(Command::decode(&bytes.slice_ref(command))?),
+            },
         })
     }
 
     /// Whether it only removes data, and so is taken on a nearly full disk.
     #[must_use]
     pub fn frees_space(&self) -> bool {
-        matches!(self, Command::Delete { .. } | Command::DeleteMany { .. })
+        matches!(self.inner(), Command::Delete { .. } | Command::DeleteMany { .. })
+    }
+
+    /// What is done to the data: the command itself, or the one that is done once.
+    fn inner(&self) -> &Command {
+        match self {
+            Command::Once { command, .. } => command,
+            plain => plain,
+        }
     }
 
     /// The keys it touches.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        let (one, pairs, many): (Option<&Bytes>, &[(Bytes, Value)], &[Bytes]) = match self {
+        let (one, pairs, many): (Option<&Bytes>, &[(Bytes, Value)], &[Bytes]) = match self.inner() {
             Command::Put { key, .. } | Command::Delete { key, .. } | Command::Increment { key, .. } => {
                 (Some(key), &[], &[])
             }
             Command::PutMany { pairs } => (None, pairs, &[]),
             Command::DeleteMany { keys } => (None, &[], keys),
+            // Nothing is done by one inside another: it is no command.
+            Command::Once { .. } => (None, &[], &[]),
         };
         one.into_iter().chain(pairs.iter().map(|(key, _)| key)).chain(many)
     }
@@ -321,6 +417,15 @@ mod tests {
     }
 
     fn command() -> impl Strategy<Value = Command> {
+        (plain(), proptest::option::of((vec(any::<u8>(), 1..=REQUEST_KEY_BYTES_MAX), any::<u64>()))).prop_map(
+            |(command, once)| match once {
+                Some((key, stamped)) => Command::Once { key: key.into(), stamped, command: Box::new(command) },
+                None => command,
+            },
+        )
+    }
+
+    fn plain() -> impl Strategy<Value = Command> {
         prop_oneof![
             (key(), value(), condition()).prop_map(|(key, value, condition)| Command::Put { key, value, condition }),
             (key(), condition()).prop_map(|(key, condition)| Command::Delete { key, condition }),

@@ -9,7 +9,8 @@ use quorum::Position;
 
 use super::engine::memory::MemoryEngine;
 use super::engine::{Meta, decode_item, encode_item};
-use super::{Command, Condition, Item, Store, StoreError, Value};
+use super::once::Row;
+use super::{Command, Condition, Item, Outcome, Store, StoreError, Value};
 use crate::options::Limits;
 
 /// Commands one after the other, each behind its length. Two stores that drain at different times come to the same.
@@ -60,6 +61,9 @@ fn history() -> Vec<Command> {
         Command::Increment { key: key("n"), by: -7 },
         Command::Delete { key: key("b"), condition: Condition::Present },
         Command::DeleteMany { keys: vec![key("c"), key("none")] },
+        put("d", "once", Condition::None).once(key("request")),
+        put("d", "once", Condition::None).once(key("request")),
+        put("d", "another", Condition::None).once(key("request")),
     ]
 }
 
@@ -78,6 +82,9 @@ pub(crate) fn engine_values(data: &[u8]) {
     if let Some(meta) = Meta::decode(data) {
         assert_eq!(Meta::decode(&meta.encode().expect("written")), Some(meta));
     }
+    if let Some(row) = Row::decode(data) {
+        assert_eq!(Row::decode(&row.encode().expect("written")), Some(row));
+    }
 }
 
 pub(crate) fn engine_seeds() -> Vec<Vec<u8>> {
@@ -85,7 +92,9 @@ pub(crate) fn engine_seeds() -> Vec<Vec<u8>> {
     encode_item(&Item { value: Value::text("value"), revision: 7, version: 2 }, &mut item);
     let (position, ahead) = (Position::new(7, 1), Position::new(9, 2));
     let meta = Meta { position, count: 1, config: Some(Arc::new(crate::fuzzing::config())), ahead };
-    vec![item, meta.encode().expect("written")]
+    let outcome = Outcome::Put { version: 2 };
+    let row = Row { revision: 7, stamped: 5, key: Bytes::from_static(b"request"), request: 3, outcome };
+    vec![item, meta.encode().expect("written"), row.encode().expect("written")]
 }
 
 /// The first byte: whether checksums are made right. Then chunks, each behind its length. A chunk that is refused ends the import; what
@@ -119,6 +128,7 @@ pub(crate) fn snapshots(data: &[u8]) {
     }
     second.install(import.finish().expect("whole")).expect("taken");
     assert_eq!((second.digest(), second.config()), (store.digest(), store.config()));
+    assert_eq!(second.remembered(), store.remembered());
 }
 
 pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {

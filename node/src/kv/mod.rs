@@ -15,6 +15,7 @@ mod command;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod once;
 mod overlay;
 mod store;
 #[cfg(test)]
@@ -27,10 +28,12 @@ mod wire;
 use bytes::Bytes;
 use quorum::Position;
 
-pub use command::{Command, Condition, KEY_BYTES_MAX, Outcome};
+pub(crate) use command::stamped;
+pub use command::{Command, Condition, GENERATION, KEY_BYTES_MAX, Outcome, REQUEST_KEY_BYTES_MAX, is_once};
 pub use engine::EngineError;
 pub use engine::memory::MemoryHome;
-pub use store::Store;
+pub use once::{REMEMBERED_FOR, ROWS_MAX};
+pub use store::{Applied, Store};
 pub use transfer::{Export, Import, Imported};
 pub use value::{Value, ValueKind};
 pub use view::{Page, Scan, View};

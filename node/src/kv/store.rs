@@ -22,6 +22,7 @@ use super::apply::Applying;
 use super::engine::fjall::FjallHome;
 use super::engine::memory::{MemoryEngine, MemoryHome};
 use super::engine::{Engine, EngineError, Graves, Home, Meta};
+use super::once::Rows;
 use super::overlay::{HeadCache, KeyHead, Tables};
 use super::transfer::{Export, Import, Imported};
 use super::view::{Page, View};
@@ -35,6 +36,15 @@ const GAUGE_EVERY: u64 = 256;
 /// The data of one node. Cheap to clone; the last clone dropped ends the drain's thread.
 #[derive(Clone)]
 pub struct Store(Arc<Owner>);
+
+/// What a command led to, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What it led to.
+    pub outcome: Outcome,
+    /// The entry at which it was done, if that was an earlier one with the same idempotency key.
+    pub first: Option<Index>,
+}
 
 /// Owns the drain's thread, which itself holds only what is shared.
 struct Owner {
@@ -92,6 +102,8 @@ struct Head {
     /// How far single keys of the engine were when it was opened, and what it had deleted by then. Of no interest once it is applied.
     ahead: Position,
     graves: Graves,
+    /// What is remembered of commands with idempotency keys.
+    rows: Rows,
     /// Views held, by revision.
     views: BTreeMap<u64, usize>,
     tables: Arc<Tables>,
@@ -156,6 +168,7 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let meta = engine.meta()?.unwrap_or_default();
         let graves = if meta.is_whole() { Graves::new() } else { engine.graves()? };
+        let rows = Rows::of(engine.rows()?, meta.position.index.0);
         let tables = Arc::new(Tables::over(engine));
         let head = Head {
             applied: meta.position,
@@ -163,6 +176,7 @@ impl Store {
             count: meta.count,
             ahead: meta.ahead,
             graves,
+            rows,
             views: BTreeMap::new(),
             tables: Arc::clone(&tables),
         };
@@ -251,22 +265,24 @@ impl Store {
     ///
     /// After a failure nothing is applied any more and the outcome means nothing: the driver looks at [`Store::failed`] before it answers
     /// anyone.
-    pub fn apply_command(&self, position: Position, payload: &Bytes) -> Outcome {
+    pub fn apply_command(&self, position: Position, payload: &Bytes) -> Applied {
+        const NOTHING: Applied = Applied { outcome: Outcome::Unreadable, first: None };
         let shared = &self.0.shared;
-        let mut head = shared.head.lock();
+        let mut guard = shared.head.lock();
         if shared.has_failed() {
-            return Outcome::Unreadable;
+            return NOTHING;
         }
-        head.advance(position);
+        guard.advance(position);
+        let head = &mut *guard;
         let before = head.tables.active.bytes();
-        let applied =
-            match Applying::run(&head.tables, &shared.heads, &head.views, &head.graves, position.index.0, payload) {
-                Ok(applied) => applied,
-                Err(error) => {
-                    shared.fail(&error);
-                    return Outcome::Unreadable;
-                }
-            };
+        let Head { tables, views, graves, rows, .. } = head;
+        let applied = match Applying::run(tables, &shared.heads, views, graves, rows, position.index.0, payload) {
+            Ok(applied) => applied,
+            Err(error) => {
+                shared.fail(&error);
+                return NOTHING;
+            }
+        };
         head.count = head.count.strict_add_signed(applied.keys);
         let after = head.tables.active.bytes();
         if let Some(metrics) = &shared.metrics
@@ -274,11 +290,11 @@ impl Store {
         {
             metrics.overlay_bytes.set(i64::try_from(head.tables.overlay_bytes()).unwrap_or(i64::MAX));
         }
-        drop(head);
+        drop(guard);
         if after >= shared.overlay_bytes && (before < shared.overlay_bytes || !shared.background) {
             shared.request_drain();
         }
-        applied.outcome
+        Applied { outcome: applied.outcome, first: applied.first.map(Index) }
     }
 
     /// Passes over an entry without content. Driver only, in log order.
@@ -314,17 +330,25 @@ impl Store {
         Index(self.0.shared.ahead.load(Ordering::Acquire))
     }
 
+    /// How many commands with idempotency keys are remembered: never none again once there was one.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.0.shared.head.lock().rows.len()
+    }
+
     /// A view that does not change. It shows one revision, but for the time before [`Store::whole_from`].
     #[must_use]
     pub fn view(&self) -> View {
+        self.pin(&mut self.0.shared.head.lock())
+    }
+
+    fn pin(&self, head: &mut Head) -> View {
         let shared = &self.0.shared;
-        let mut head = shared.head.lock();
         let revision = head.applied.index.0;
         *head.views.entry(revision).or_default() += 1;
         let (tables, meta) = (Arc::clone(&head.tables), head.meta());
         // Under the lock: what the engine holds now is no newer than the revision, and whatever it lacks is in the tables.
         let snapshot = tables.engine.snapshot();
-        drop(head);
         View::new(Arc::clone(shared), tables, meta, snapshot)
     }
 
@@ -374,7 +398,11 @@ impl Store {
     /// When the store has failed; or before [`Store::whole_from`], when there is no one state to export.
     pub fn export(&self) -> Result<Export, StoreError> {
         self.0.shared.check()?;
-        Export::new(self.view())
+        let mut head = self.0.shared.head.lock();
+        let (view, rows) = (self.pin(&mut head), head.rows.all());
+        // A view that is dropped takes the lock.
+        drop(head);
+        Export::new(view, rows)
     }
 
     /// Begins to receive the state of another node, beside the one here. Blocks for the disk.
@@ -394,7 +422,7 @@ impl Store {
         let shared = &self.0.shared;
         let mut drained = shared.undrained();
         shared.check()?;
-        let Imported { engine, meta } = imported;
+        let Imported { engine, meta, rows } = imported;
         let applied = self.applied();
         if meta.position.index < applied.index {
             return Err(StoreError::Foreign(format!("it ends at {}, the state here at {applied}", meta.position)));
@@ -407,6 +435,7 @@ impl Store {
         head.ahead = meta.ahead;
         shared.ahead.store(meta.ahead.index.0, Ordering::Release);
         head.graves = Graves::new();
+        head.rows = rows;
         let old = Arc::clone(&head.tables.engine);
         shared.publish(&mut head, Tables::over(engine));
         drop(head);

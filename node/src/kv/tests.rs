@@ -1,6 +1,7 @@
 //! The store as a whole: what it shows, against a model and under concurrent drains; what survives; what a snapshot carries.
 
 mod failing;
+mod once;
 mod pieces;
 mod power;
 mod transfer;
@@ -17,6 +18,7 @@ use quorum::{Config, Member, NodeId, Position};
 
 use super::engine::memory::{MemoryEngine, MemoryHome};
 use super::engine::{Change, Engine, EngineError, Graves, Meta, Snapshot};
+use super::once::{Moving, Row};
 use super::*;
 use crate::metrics::Metrics;
 use crate::options::Limits;
@@ -48,7 +50,7 @@ fn increment(key: &str, by: i64) -> Command {
 
 fn run(store: &Store, command: &Command) -> Outcome {
     let index = store.applied().index.next();
-    store.apply_command(Position::new(index.0, 1), &command.encode())
+    store.apply_command(Position::new(index.0, 1), &command.encode()).outcome
 }
 
 fn config(version: u64) -> Config {
@@ -71,6 +73,8 @@ fn content(store: &Store) -> BTreeMap<Bytes, Item> {
 struct Model {
     items: BTreeMap<Bytes, Item>,
     index: u64,
+    /// What was done once, and what it led to.
+    once: BTreeMap<Bytes, (Command, Outcome)>,
 }
 
 impl Model {
@@ -97,7 +101,21 @@ impl Model {
 
     fn apply(&mut self, command: &Command) -> Outcome {
         self.index += 1;
+        let Command::Once { key, command, .. } = command else { return self.plain(command) };
+        match self.once.get(key) {
+            Some((first, outcome)) if first == &**command => outcome.clone(),
+            Some(_) => Outcome::KeyReused,
+            None => {
+                let outcome = self.plain(command);
+                self.once.insert(key.clone(), ((**command).clone(), outcome.clone()));
+                outcome
+            }
+        }
+    }
+
+    fn plain(&mut self, command: &Command) -> Outcome {
         match command {
+            Command::Once { .. } => Outcome::Unreadable,
             Command::Put { key, value, condition } => {
                 self.check(key, *condition).unwrap_or_else(|| Outcome::Put { version: self.put(key, value) })
             }
@@ -167,7 +185,7 @@ fn every_command_leads_to_what_is_documented() {
         assert_eq!(run(&store, command), *outcome, "line {}: {command:?}", line + 1);
     }
     let junk = Position::new(store.applied().index.0 + 1, 1);
-    assert_eq!(store.apply_command(junk, &Bytes::from_static(b"\xffjunk")), Outcome::Unreadable);
+    assert_eq!(store.apply_command(junk, &Bytes::from_static(b"\xffjunk")).outcome, Outcome::Unreadable);
     let m = store.get(b"m").expect("m");
     assert_eq!((m.value, m.revision, m.version), (Value::text("last"), 16, 1));
     assert_eq!(store.get(b"a").map(|a| a.version), Some(2));
@@ -369,8 +387,8 @@ fn versions_count_position_and_configuration_survive_drains_and_a_restart() {
 
     let store = open(dir.path(), 1 << 20);
     assert_eq!((store.applied(), store.count(), store.config()), (Position::new(13, 2), 2, Some(config(3))));
-    let outcome = store.apply_command(Position::new(14, 2), &put("a", "y").encode());
-    assert_eq!(outcome, Outcome::Put { version: 11 });
+    let applied = store.apply_command(Position::new(14, 2), &put("a", "y").encode());
+    assert_eq!(applied.outcome, Outcome::Put { version: 11 });
     store.apply_command(Position::new(15, 2), &delete_if("b", Condition::None).encode());
     assert_eq!(store.count(), 1);
     store.apply_empty(Position::new(16, 2));
@@ -463,7 +481,8 @@ fn the_memory_engine_falls_back_to_its_last_persist_or_to_any_later_batch() {
         (Bytes::from("a"), |index| Meta { position: Position::new(index, 1), count: 1, ..Meta::default() });
     for n in 1..=4u64 {
         let item = Item { value: Value::text("x"), revision: n, version: n };
-        engine.commit(&[Change { key: &key, revision: n, item: Some(&item) }], &meta(n)).expect("commit");
+        let changes = [Change { key: &key, revision: n, item: Some(&item) }];
+        engine.commit(&changes, &Moving::default(), &meta(n)).expect("commit");
         if n == 1 {
             engine.persist().expect("persist");
         }
@@ -479,6 +498,8 @@ fn the_memory_engine_falls_back_to_its_last_persist_or_to_any_later_batch() {
 #[derive(Clone, Debug)]
 enum Step {
     Run(Command),
+    /// A request that was run before.
+    Again(prop::sample::Index),
     Prefetch(Command),
     Empty,
     Configure,
@@ -511,8 +532,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (key(), -3..3i64).prop_map(|(key, by)| Command::Increment { key, by }),
     ]
     .boxed();
+    // Few keys, so that some are used for two requests.
+    let once = (0..12u8, command.clone()).prop_map(|(n, command)| command.once(format!("request {n}").into()));
     let step = prop_oneof![
         20 => command.clone().prop_map(Step::Run),
+        6 => once.prop_map(Step::Run),
+        3 => any::<prop::sample::Index>().prop_map(Step::Again),
         5 => command.prop_map(Step::Prefetch),
         1 => Just(Step::Empty),
         1 => Just(Step::Configure),
@@ -523,7 +548,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::View),
         1 => Just(Step::Release),
     ];
-    proptest::collection::vec(step, 1..120)
+    proptest::collection::vec(step, 1..120).prop_map(with_retries)
+}
+
+/// Has every request that is to be asked again be one that was asked before, if there is one.
+fn with_retries(steps: Vec<Step>) -> Vec<Step> {
+    let mut asked = Vec::new();
+    let retried = steps.into_iter().filter_map(|step| match step {
+        Step::Run(command @ Command::Once { .. }) => {
+            asked.push(command.clone());
+            Some(Step::Run(command))
+        }
+        Step::Again(_) if asked.is_empty() => None,
+        Step::Again(which) => Some(Step::Run(which.get(&asked).clone())),
+        other => Some(other),
+    });
+    retried.collect()
 }
 
 /// Runs the steps on a store; `reopen` makes another one of the same data.
@@ -535,6 +575,7 @@ fn follow_model(steps: &[Step], mut store: Store, reopen: &dyn Fn(Store) -> Stor
                 let outcome = model.apply(command);
                 assert_eq!(run(&store, command), outcome, "{command:?}");
             }
+            Step::Again(_) => unreachable!("replaced by what is run again"),
             Step::Prefetch(command) => store.prefetch(command),
             Step::Empty => {
                 model.index += 1;
@@ -561,6 +602,7 @@ fn follow_model(steps: &[Step], mut store: Store, reopen: &dyn Fn(Store) -> Stor
         }
         assert_eq!((store.count(), store.applied().index.0), (model.items.len() as u64, model.index));
         assert_eq!(store.config(), configured);
+        assert_eq!(store.remembered(), model.once.len());
     }
     held.push((store.view(), model.clone()));
     for (view, then) in held {

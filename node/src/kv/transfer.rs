@@ -1,7 +1,8 @@
 //! The whole state as a stream of chunks, for a node that needs entries the log no longer has, and for backups.
 //!
 //! A chunk: format version, flags (first, last), CRC of everything else, sequence number, the exported position; then a body. The first
-//! body is the meta record, the last holds totals, those between hold items in ascending key order. The receiving side believes nothing: a
+//! body is the meta record, the last holds totals; those between hold first the rows of commands with idempotency keys, if there are any,
+//! in the order of their revisions, then items in ascending key order. The receiving side believes nothing: a
 //! chunk that is damaged, out of order, of another export, or whose items are out of order, ends the import, and an import counts only once
 //! its last chunk has agreed with the totals.
 
@@ -13,6 +14,7 @@ use quorum::{Config, Position};
 
 use super::command::KEY_BYTES_MAX;
 use super::engine::{Engine, EngineError, Ingest, Meta, decode_item, encode_item};
+use super::once::{ROWS_MAX, Row, Rows};
 use super::view::{Scan, View};
 use super::wire::Reader;
 use super::{Entry, StoreError};
@@ -23,6 +25,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 const VERSION: u8 = 1;
 const FIRST: u8 = 1;
 const LAST: u8 = 2;
+/// A chunk of rows and not of items.
+const ROWS: u8 = 4;
 /// Where the CRC lies: behind version and flags.
 const CRC_AT: std::ops::Range<usize> = 2..6;
 /// Version, flags, CRC, sequence number, position.
@@ -31,6 +35,7 @@ const HEAD_BYTES: usize = 2 + 4 + 4 + 16;
 /// A state on its way out: a view, chunk by chunk.
 pub struct Export {
     meta: Meta,
+    rows: std::vec::IntoIter<Arc<Row>>,
     scan: Peekable<Scan>,
     sequence: u32,
     items: u64,
@@ -38,13 +43,13 @@ pub struct Export {
 }
 
 impl Export {
-    pub(super) fn new(view: View) -> Result<Export, StoreError> {
+    pub(super) fn new(view: View, rows: Vec<Arc<Row>>) -> Result<Export, StoreError> {
         let meta = view.meta().clone();
         if !meta.is_whole() {
             return Err(StoreError::Between { applied: meta.position, until: meta.ahead });
         }
         let scan = view.try_scan(b"", None).peekable();
-        Ok(Export { meta, scan, sequence: 0, items: 0, ended: false })
+        Ok(Export { meta, rows: rows.into_iter(), scan, sequence: 0, items: 0, ended: false })
     }
 
     /// The last log entry it covers.
@@ -71,6 +76,16 @@ impl Export {
         if self.sequence == 0 {
             chunk.extend_from_slice(&self.meta.encode()?);
             return Ok(Some(self.end_chunk(chunk, FIRST)));
+        }
+        if !self.rows.as_slice().is_empty() {
+            while chunk.len() < CHUNK_BYTES
+                && let Some(row) = self.rows.next()
+            {
+                let row = row.encode().map_err(EngineError::Damaged)?;
+                chunk.extend_from_slice(&u32::try_from(row.len()).unwrap_or(u32::MAX).to_le_bytes());
+                chunk.extend_from_slice(&row);
+            }
+            return Ok(Some(self.end_chunk(chunk, ROWS)));
         }
         if self.scan.peek().is_none() {
             self.ended = true;
@@ -129,6 +144,7 @@ pub struct Import {
     /// Of the first chunk.
     meta: Option<Meta>,
     sequence: u32,
+    rows: Vec<Arc<Row>>,
     items: u64,
     last_key: Bytes,
     complete: bool,
@@ -142,7 +158,7 @@ fn foreign<T>(why: impl Into<String>) -> Result<T, StoreError> {
 impl Import {
     pub(super) fn new(ingest: Box<dyn Ingest>) -> Import {
         let last_key = Bytes::new();
-        Import { ingest, meta: None, sequence: 0, items: 0, last_key, complete: false, broken: false }
+        Import { ingest, meta: None, sequence: 0, rows: Vec::new(), items: 0, last_key, complete: false, broken: false }
     }
 
     /// The position of the state being received, once the first chunk is here.
@@ -192,7 +208,10 @@ impl Import {
         let position = Position::new(index.unwrap_or_default(), term.unwrap_or_default());
         match (&self.meta, flags) {
             (None, FIRST) => self.take_first(position, reader)?,
-            (Some(meta), 0 | LAST) if meta.position != position => return foreign("a chunk of another export came"),
+            (Some(meta), 0 | ROWS | LAST) if meta.position != position => {
+                return foreign("a chunk of another export came");
+            }
+            (Some(_), ROWS) if !self.complete && self.items == 0 => self.take_rows(reader)?,
             (Some(_), 0) if !self.complete => self.take_items(reader)?,
             (Some(meta), LAST) if !self.complete => {
                 let total = reader.u64();
@@ -213,6 +232,26 @@ impl Import {
             _ => return foreign("its first chunk makes no sense"),
         }
         Ok(())
+    }
+
+    fn take_rows(&mut self, mut reader: Reader<'_>) -> Result<(), StoreError> {
+        let last_revision = self.position().map_or(0, |position| position.index.0);
+        let begun = self.rows.len();
+        while !reader.is_empty() {
+            let length = reader.u32().unwrap_or(u32::MAX) as usize;
+            let Some(row) = reader.take(length).and_then(Row::decode) else {
+                return foreign(format!("a row in chunk {} makes no sense", self.sequence));
+            };
+            let in_order = self.rows.last().is_none_or(|l| l.revision < row.revision && l.stamped <= row.stamped);
+            if !in_order || row.revision == 0 || row.revision > last_revision || self.rows.len() == ROWS_MAX {
+                return foreign(format!("the rows of chunk {} are out of order, or too many", self.sequence));
+            }
+            self.rows.push(Arc::new(row));
+        }
+        if begun == self.rows.len() {
+            return foreign(format!("chunk {} is empty", self.sequence));
+        }
+        Ok(self.ingest.remember(self.rows[begun..].to_vec())?)
     }
 
     fn take_items(&mut self, mut reader: Reader<'_>) -> Result<(), StoreError> {
@@ -242,7 +281,13 @@ impl Import {
     /// When the last chunk has not come, or the disk fails.
     pub fn finish(self) -> Result<Imported, StoreError> {
         match self.meta {
-            Some(meta) if self.complete && !self.broken => Ok(Imported { engine: self.ingest.finish(&meta)?, meta }),
+            Some(meta) if self.complete && !self.broken => {
+                let rows = Rows::of(self.rows, meta.position.index.0);
+                if !rows.are_distinct() {
+                    return foreign("two of its rows have the same idempotency key");
+                }
+                Ok(Imported { engine: self.ingest.finish(&meta)?, meta, rows })
+            }
             _ => foreign("its last chunk is missing"),
         }
     }
@@ -261,6 +306,7 @@ fn read_entry(reader: &mut Reader<'_>) -> Option<Entry> {
 pub struct Imported {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) meta: Meta,
+    pub(super) rows: Rows,
 }
 
 impl Imported {

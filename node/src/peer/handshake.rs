@@ -8,19 +8,22 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use parking_lot::Mutex;
 use quorum::{ClusterId, Member, NodeId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Identity;
-use super::frame::Framed;
-use super::wire::{self, HELLO, HELLO_REPLY};
+use super::frame::{Frame, Framed};
+use super::wire::{self, HELLO, HELLO_REPLY, WireError};
+use crate::kv::GENERATION;
 
 const MAGIC: &[u8; 6] = b"qrpeer";
 
@@ -56,6 +59,9 @@ pub(super) struct Hello {
     /// Who should be at the other end, if that is known.
     pub expects: Option<NodeId>,
     pub member: Member,
+    /// The generation of commands that it knows: behind the rest, where versions before did not write anything and do not look.
+    #[serde(skip)]
+    pub generation: u16,
 }
 
 /// What the accepting side says of itself.
@@ -65,6 +71,9 @@ pub(super) struct Accepted {
     pub id: NodeId,
     pub incarnation: u64,
     pub process: u128,
+    /// As in [`Hello`].
+    #[serde(skip)]
+    pub generation: u16,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,6 +100,7 @@ pub(super) enum HandshakeError {
 struct Seen {
     incarnation: u64,
     process: u128,
+    generation: u16,
     cluster: Option<ClusterId>,
     /// Of the control and the bulk lane: dropped to end the connection that holds the other half.
     lanes: [Option<watch::Sender<()>>; 2],
@@ -119,13 +129,21 @@ pub(super) struct Registry {
     pub me: Identity,
     pub process: u128,
     cluster: watch::Sender<Option<ClusterId>>,
+    /// The generation of commands below which nobody is let in.
+    required: AtomicU16,
     seen: Mutex<HashMap<NodeId, Seen>>,
 }
 
 impl Registry {
     pub(super) fn new(me: Identity) -> Registry {
         let cluster = watch::Sender::new(me.cluster);
-        Registry { me, process: uuid::Uuid::new_v4().as_u128(), cluster, seen: Mutex::new(HashMap::new()) }
+        Registry {
+            me,
+            process: uuid::Uuid::new_v4().as_u128(),
+            cluster,
+            required: AtomicU16::new(0),
+            seen: Mutex::new(HashMap::new()),
+        }
     }
 
     pub(super) fn cluster(&self) -> Option<ClusterId> {
@@ -142,6 +160,29 @@ impl Registry {
         self.cluster.send_if_modified(|current| current.replace(cluster) != Some(cluster));
     }
 
+    /// From now on nobody who does not know commands of this generation.
+    pub(super) fn require(&self, generation: u16) {
+        self.required.fetch_max(generation, Ordering::Relaxed);
+    }
+
+    /// The first of these nodes that was not heard to know commands of this generation.
+    pub(super) fn behind(&self, generation: u16, nodes: &[NodeId]) -> Option<NodeId> {
+        let seen = self.seen.lock();
+        let knows = |id: &NodeId| seen.get(id).is_some_and(|known| known.generation >= generation);
+        nodes.iter().copied().find(|id| !knows(id))
+    }
+
+    fn check_generation(&self, id: NodeId, generation: u16) -> Result<(), String> {
+        let required = self.required.load(Ordering::Relaxed);
+        if generation >= required {
+            return Ok(());
+        }
+        Err(format!(
+            "node {id} runs a version of quorate that knows commands of generation {generation}, and this cluster's data holds some of \
+             generation {required}: start it with a newer version"
+        ))
+    }
+
     fn hello(&self, lane: LaneKind, expects: Option<NodeId>) -> Hello {
         Hello {
             cluster: self.cluster(),
@@ -151,6 +192,7 @@ impl Registry {
             lane,
             expects,
             member: self.me.member.clone(),
+            generation: GENERATION,
         }
     }
 
@@ -195,6 +237,7 @@ impl Registry {
             return Err(format!("this is node {}, not node {expected}", self.me.id));
         }
         self.check_cluster(hello.cluster)?;
+        self.check_generation(hello.id, hello.generation)?;
         let mut seen = self.seen.lock();
         if let Some(known) = seen.get(&hello.id) {
             Registry::check_seen(known, hello.id, hello.incarnation, hello.process)?;
@@ -221,6 +264,7 @@ impl Registry {
         let fresh = || Seen {
             incarnation: hello.incarnation,
             process: hello.process,
+            generation: hello.generation,
             cluster: hello.cluster,
             lanes: [None, None],
         };
@@ -242,6 +286,7 @@ impl Registry {
             return Err(format!("node {} answers in place of node {expected}", accepted.id));
         }
         self.check_cluster(accepted.cluster)?;
+        self.check_generation(accepted.id, accepted.generation)?;
         match self.seen.lock().get(&accepted.id) {
             Some(known) => Registry::check_seen(known, accepted.id, accepted.incarnation, accepted.process),
             None => Ok(()),
@@ -279,6 +324,27 @@ fn garbage(error: impl ToString) -> HandshakeError {
     HandshakeError::Garbage(error.to_string())
 }
 
+/// What one side says of itself, and behind it the generation of commands that it knows: a version that knows of none does not look there.
+fn greeting<T: Serialize>(kind: u8, said: &T) -> Result<BytesMut, WireError> {
+    wire::value(kind, &(said, GENERATION))
+}
+
+/// What was said, and the generation; 0 from a version that says none.
+fn heard<T: DeserializeOwned>(frame: &Frame, kind: u8) -> Result<(T, u16), WireError> {
+    wire::get_value(frame, kind).or_else(|_| Ok((wire::get_value(frame, kind)?, 0)))
+}
+
+fn heard_hello(frame: &Frame) -> Result<Hello, WireError> {
+    heard::<Hello>(frame, HELLO).map(|(hello, generation)| Hello { generation, ..hello })
+}
+
+fn heard_reply(frame: &Frame) -> Result<Reply, WireError> {
+    heard(frame, HELLO_REPLY).map(|(reply, generation)| match reply {
+        Reply::Accepted(accepted) => Reply::Accepted(Accepted { generation, ..accepted }),
+        refused @ Reply::Refused(_) => refused,
+    })
+}
+
 /// Connects, and finds out who is there.
 pub(super) async fn dial(
     registry: &Registry,
@@ -293,7 +359,7 @@ pub(super) async fn dial(
         tune(&stream, dead_after)?;
         let mut framed = Framed::new(stream);
         let mut out = opening();
-        out.unsplit(wire::value(HELLO, &registry.hello(lane, expects)).map_err(garbage)?);
+        out.unsplit(greeting(HELLO, &registry.hello(lane, expects)).map_err(garbage)?);
         framed.send(&out).await?;
         let version = read_opening(&mut framed).await?;
         if version != VERSION {
@@ -302,7 +368,7 @@ pub(super) async fn dial(
             )));
         }
         let reply = framed.next(HELLO_MAX).await?;
-        match wire::get_value(&reply, HELLO_REPLY).map_err(garbage)? {
+        match heard_reply(&reply).map_err(garbage)? {
             Reply::Refused(why) => Err(HandshakeError::Refused(why)),
             Reply::Accepted(accepted) => {
                 registry.approve(expects, &accepted).map_err(HandshakeError::Refused)?;
@@ -325,7 +391,7 @@ pub(super) async fn accept(
         let mut framed = Framed::new(stream);
         let version = read_opening(&mut framed).await?;
         let admitted = if version == VERSION {
-            let hello: Hello = wire::get_value(&framed.next(HELLO_MAX).await?, HELLO).map_err(garbage)?;
+            let hello = heard_hello(&framed.next(HELLO_MAX).await?).map_err(garbage)?;
             registry.admit(&hello).map(|ticket| (hello, ticket))
         } else {
             Err(format!("version {version} of the peer protocol is not spoken here, only {VERSION}"))
@@ -336,11 +402,12 @@ pub(super) async fn accept(
                 id: registry.me.id,
                 incarnation: registry.me.incarnation,
                 process: registry.process,
+                generation: GENERATION,
             }),
             Err(why) => Reply::Refused(why.clone()),
         };
         let mut out = opening();
-        out.unsplit(wire::value(HELLO_REPLY, &reply).map_err(garbage)?);
+        out.unsplit(greeting(HELLO_REPLY, &reply).map_err(garbage)?);
         framed.send(&out).await?;
         let (hello, ticket) = admitted.map_err(HandshakeError::Refused)?;
         Ok((framed, hello, ticket))
@@ -350,12 +417,12 @@ pub(super) async fn accept(
 
 /// What a greeting and its answer promise, for [`super::fuzzing`]: whoever says whatever is admitted or refused.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(super) fn fuzz(registry: &Registry, frame: &super::frame::Frame) {
-    if let Ok(hello) = wire::get_value::<Hello>(frame, HELLO) {
+pub(super) fn fuzz(registry: &Registry, frame: &Frame) {
+    if let Ok(hello) = heard_hello(frame) {
         let _admitted = registry.admit(&hello);
         let _again = registry.admit(&hello);
     }
-    if let Ok(Reply::Accepted(accepted)) = wire::get_value::<Reply>(frame, HELLO_REPLY) {
+    if let Ok(Reply::Accepted(accepted)) = heard_reply(frame) {
         let _approved = registry.approve(None, &accepted);
     }
 }
@@ -364,9 +431,10 @@ pub(super) fn fuzz(registry: &Registry, frame: &super::frame::Frame) {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz_seeds(registry: &Registry) -> Vec<Result<BytesMut, wire::WireError>> {
     let hello = |lane| Hello { id: NodeId(2), process: 7, ..registry.hello(lane, Some(NodeId(1))) };
-    let accepted = Accepted { cluster: None, id: NodeId(2), incarnation: 3, process: 7 };
+    let accepted = Accepted { cluster: None, id: NodeId(2), incarnation: 3, process: 7, generation: 0 };
     vec![
         wire::value(HELLO, &hello(LaneKind::Control)),
+        greeting(HELLO, &hello(LaneKind::Bulk)),
         wire::value(HELLO, &hello(LaneKind::Introduce)),
         wire::value(HELLO_REPLY, &Reply::Accepted(accepted)),
         wire::value(HELLO_REPLY, &Reply::Refused("no".to_owned())),
@@ -407,6 +475,41 @@ mod tests {
         assert_eq!(refusal(&me, &second), "another process is connected as node 2, incarnation 5");
         drop(ticket);
         me.admit(&second).expect("the first one is gone");
+    }
+
+    /// The frame as the other side reads it.
+    fn sent(bytes: BytesMut) -> Frame {
+        super::super::frame::parse(&mut bytes.clone(), HELLO_MAX).expect("a frame").expect("whole")
+    }
+
+    #[test]
+    fn versions_that_know_nothing_of_generations_are_understood_and_understand() {
+        let hello = registry(2, Some(9)).hello(LaneKind::Control, None);
+        assert_eq!(heard_hello(&sent(greeting(HELLO, &hello).expect("written"))).expect("read").generation, GENERATION);
+        let old = sent(wire::value(HELLO, &hello).expect("written"));
+        assert_eq!(heard_hello(&old).expect("read").generation, 0);
+        let new = sent(greeting(HELLO, &hello).expect("written"));
+        assert_eq!(wire::get_value::<Hello>(&new, HELLO).expect("what an old version does").id, NodeId(2));
+    }
+
+    #[test]
+    fn a_node_is_behind_until_it_was_heard_to_know_and_once_it_matters_it_is_refused() {
+        let me = registry(1, Some(9));
+        let (two, three) = (NodeId(2), NodeId(3));
+        let hello = registry(2, Some(9)).hello(LaneKind::Control, None);
+        assert_eq!(me.behind(1, &[two]), Some(two), "never heard from");
+        let ticket = me.admit(&hello).expect("a member");
+        assert_eq!((me.behind(1, &[two]), me.behind(1, &[two, three])), (None, Some(three)));
+        drop(ticket);
+        assert_eq!(me.behind(1, &[two]), None, "it said so, though it is away now");
+        let older = Hello { incarnation: 6, generation: 0, ..hello };
+        me.admit(&older).expect("nothing has been written that it does not know");
+        assert_eq!(me.behind(1, &[two]), Some(two));
+        me.require(1);
+        assert!(refusal(&me, &older).contains("start it with a newer version"));
+        let accepted = Accepted { cluster: Some(ClusterId(9)), id: two, incarnation: 7, process: 0, generation: 0 };
+        assert!(me.approve(None, &accepted).is_err());
+        me.approve(None, &Accepted { generation: 1, ..accepted }).expect("of this version");
     }
 
     #[tokio::test]

@@ -265,6 +265,17 @@ impl Network {
         self.shared.registry.bind(cluster);
     }
 
+    /// As [`crate::driver::world::World::behind`].
+    #[must_use]
+    pub fn behind(&self, generation: u16, nodes: &[NodeId]) -> Option<NodeId> {
+        self.shared.registry.behind(generation, nodes)
+    }
+
+    /// As [`crate::driver::world::World::require`].
+    pub fn require(&self, generation: u16) {
+        self.shared.registry.require(generation);
+    }
+
     /// The term this node leads, if it does. To be called before anything is truncated: appends of another term whose records are yet to be
     /// read from the log are dropped.
     pub fn set_leading(&self, term: Option<Term>) {

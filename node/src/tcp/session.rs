@@ -516,6 +516,7 @@ fn write_code(error: &WriteError) -> (&'static str, &'static str) {
         WriteError::TooManyCopies { .. } => ("ERR", "too_many_copies"),
         WriteError::NotTaken(_) => ("ERR", "bad_request"),
         WriteError::Unknown(_) => ("UNKNOWN", "outcome_unknown"),
+        WriteError::MixedVersions { .. } => ("ERR", "mixed_versions"),
     }
 }
 

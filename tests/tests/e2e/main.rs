@@ -12,6 +12,7 @@ mod failover;
 mod followers;
 mod formation;
 mod history;
+mod idempotency;
 mod lab;
 mod leases;
 mod local;

@@ -261,6 +261,44 @@ async fn every_error_of_a_write_has_its_status_and_code() {
 }
 
 #[tokio::test]
+async fn a_write_with_an_idempotency_key_is_done_once_and_says_when_it_was_done_before() {
+    let server = Server::start(Role::Leader).await;
+    let put = async |key: &str, value: &str| {
+        let header = format!("idempotency-key: {key}");
+        server.ask("PUT", "/v1/kv/k", &[&header], value.as_bytes()).await
+    };
+    let first = put("7c9e6679-7425", "v").await;
+    assert_eq!((first.status, first.header("x-quorate-repeated")), (200, None));
+    server.put("/v1/kv/k", b"another's").await;
+    let again = put("7c9e6679-7425", "v").await;
+    assert_eq!((again.status, again.text(), again.header("x-quorate-repeated")), (200, first.text(), Some("true")));
+    assert_eq!(again.header("etag"), first.header("etag"));
+    assert_eq!(server.get("/v1/kv/k").await.text(), "another's");
+
+    let reused = put("7c9e6679-7425", "w").await;
+    assert_eq!((reused.status, reused.code().as_str()), (422, "idempotency_key_reused"));
+    let delete = async || server.ask("DELETE", "/v1/kv/k", &["idempotency-key: d"], b"").await;
+    let (first, again) = (delete().await, delete().await);
+    assert_eq!((first.json()["deleted"].as_bool(), again.json()), (Some(true), first.json()), "deleted by the first");
+    assert_eq!(again.header("x-quorate-repeated"), Some("true"));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_that_cannot_be_one_is_refused() {
+    let server = Server::start(Role::Leader).await;
+    let long = format!("idempotency-key: {}", "x".repeat(129));
+    for headers in [&["idempotency-key: "][..], &["idempotency-key: a b"], &[long.as_str()], &["idempotency-key: a"; 2]]
+    {
+        let reply = server.ask("PUT", "/v1/kv/k", headers, b"v").await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "idempotency_key_invalid"), "{headers:?}");
+    }
+    assert!(server.handle.store().get(b"k").is_none(), "nothing was written");
+    let limits = &server.get("/v1/status").await.json()["limits"];
+    assert_eq!(limits["idempotency_key_bytes"], 128);
+    assert_eq!((&limits["idempotency_keys"], &limits["idempotency_seconds"]), (&json!(100_000), &json!(3_600)));
+}
+
+#[tokio::test]
 async fn what_is_planned_says_so() {
     let server = Server::start(Role::Leader).await;
     for (method, target, headers) in [
@@ -269,8 +307,6 @@ async fn what_is_planned_says_so() {
         ("GET", "/v1/openapi.json", &[]),
         ("GET", "/v1/snapshot", &[]),
         ("PUT", "/v1/kv/k?ttl=30s", &[]),
-        ("PUT", "/v1/kv/k", &["idempotency-key: 1"]),
-        ("DELETE", "/v1/kv/k", &["idempotency-key: 1"]),
     ] {
         let reply = server.ask(method, target, headers, b"").await;
         assert_eq!((reply.status, reply.code().as_str()), (501, "not_implemented"), "{target}");

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item};
 use crate::kv::Item;
+use crate::kv::once::{Moving, Row};
 use crate::kv::wire::Reader;
 
 /// fjall was seen to stop flushing, silently, with 1 worker on 1 keyspace; with 4 it was not.
@@ -52,6 +53,8 @@ const FOLDER_PREFIX: &str = "engine-";
 const CREATING: &str = " creating";
 /// fjall's keyspace; the only one.
 const KEYSPACE: &str = "data";
+/// The byte before the revision of a row: before all user keys, so that an ingestion writes rows first.
+const ROW_PREFIX: u8 = 0;
 /// The byte before every user key.
 const DATA_PREFIX: u8 = 1;
 /// The key of the meta record: behind all user keys, so that an ingestion writes it last.
@@ -136,8 +139,8 @@ impl FjallEngine {
     }
 }
 
-fn grave_key(number: u64) -> [u8; 9] {
-    let mut key = [GRAVES_PREFIX; 9];
+fn numbered_key(prefix: u8, number: u64) -> [u8; 9] {
+    let mut key = [prefix; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key
 }
@@ -160,6 +163,10 @@ fn data_key(key: &[u8]) -> Vec<u8> {
     out.push(DATA_PREFIX);
     out.extend_from_slice(key);
     out
+}
+
+fn encode_row(row: &Row) -> Result<Vec<u8>, EngineError> {
+    row.encode().map_err(EngineError::Damaged)
 }
 
 fn read_item(value: &[u8]) -> Result<Item, EngineError> {
@@ -204,8 +211,25 @@ impl Engine for FjallEngine {
         Ok(graves)
     }
 
-    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
-        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.len() + 2);
+    fn rows(&self) -> Result<Vec<Arc<Row>>, EngineError> {
+        let damaged = || EngineError::Damaged("a row of an unknown format".into());
+        let mut rows = Vec::new();
+        for guard in self.db.snapshot().range(&self.keyspace, vec![ROW_PREFIX]..vec![ROW_PREFIX + 1]) {
+            let value = guard.into_inner().map_err(failed("read a row"))?.1;
+            rows.push(Arc::new(Row::decode(&value).ok_or_else(damaged)?));
+        }
+        Ok(rows)
+    }
+
+    fn commit(&self, changes: &[Change<'_>], rows: &Moving, meta: &Meta) -> Result<(), EngineError> {
+        let size = changes.len() + rows.added.len() + rows.forgotten.len() + 2;
+        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), size);
+        for row in &rows.added {
+            batch.insert(&self.keyspace, numbered_key(ROW_PREFIX, row.revision), encode_row(row)?);
+        }
+        for revision in &rows.forgotten {
+            batch.remove(&self.keyspace, numbered_key(ROW_PREFIX, *revision));
+        }
         let (mut key_bytes, mut item_bytes, mut graves) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {
             key_bytes.clear();
@@ -227,10 +251,10 @@ impl Engine for FjallEngine {
         let mut numbers = self.graves.lock();
         let mut after = numbers.clone();
         if meta.is_whole() {
-            numbers.clone().for_each(|number| batch.remove(&self.keyspace, grave_key(number)));
+            numbers.clone().for_each(|number| batch.remove(&self.keyspace, numbered_key(GRAVES_PREFIX, number)));
             after = 0..0;
         } else if !graves.is_empty() {
-            batch.insert(&self.keyspace, grave_key(after.end), graves);
+            batch.insert(&self.keyspace, numbered_key(GRAVES_PREFIX, after.end), graves);
             after.end += 1;
         }
         batch.commit().map_err(failed("take a batch"))?;
@@ -327,7 +351,7 @@ impl FjallHome {
         let name = format!("{FOLDER_PREFIX}{:08}", 1);
         self.point_to(&format!("{name}{CREATING}"))?;
         let engine = FjallEngine::open(&self.dir, &name, self.cache_bytes)?;
-        engine.commit(&[], &Meta::default())?;
+        engine.commit(&[], &Moving::default(), &Meta::default())?;
         engine.persist()?;
         drop(engine);
         self.point_to(&name)?;
@@ -410,6 +434,7 @@ impl Home for FjallHome {
 }
 
 enum Feed {
+    Rows(Vec<Arc<Row>>),
     Items(Vec<(Bytes, Item)>),
     Finish(Meta),
 }
@@ -426,6 +451,12 @@ fn ingest(engine: FjallEngine, feed: &Receiver<Feed>) -> Result<Option<FjallEngi
     let mut item_bytes = Vec::new();
     while let Ok(fed) = feed.recv() {
         match fed {
+            Feed::Rows(rows) => {
+                for row in rows {
+                    let key = numbered_key(ROW_PREFIX, row.revision);
+                    ingestion.write(key, encode_row(&row)?).map_err(failed("import a row"))?;
+                }
+            }
             Feed::Items(items) => {
                 for (key, item) in items {
                     item_bytes.clear();
@@ -466,6 +497,10 @@ impl FjallIngest {
 }
 
 impl Ingest for FjallIngest {
+    fn remember(&mut self, rows: Vec<Arc<Row>>) -> Result<(), EngineError> {
+        self.feed(Feed::Rows(rows))
+    }
+
     fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError> {
         self.feed(Feed::Items(items))
     }

@@ -12,11 +12,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot};
 use crate::kv::Item;
+use crate::kv::once::{Moving, Row};
 
 /// Batches kept apart; one more and the oldest becomes durable by itself, which a real disk may do at any time.
 const RUNS_MAX: usize = 16;
 
 type Run = BTreeMap<Bytes, Option<Item>>;
+
+type Rows = Arc<BTreeMap<u64, Arc<Row>>>;
 
 /// The durable state and the batches after it, oldest first. Cheap to clone.
 #[derive(Clone, Default)]
@@ -24,6 +27,7 @@ struct State {
     durable: Arc<Run>,
     durable_meta: Option<Meta>,
     durable_graves: Graves,
+    durable_rows: Rows,
     runs: Vec<Batch>,
 }
 
@@ -32,6 +36,7 @@ struct Batch {
     run: Arc<Run>,
     /// All that there are after it.
     graves: Graves,
+    rows: Rows,
     meta: Meta,
 }
 
@@ -40,13 +45,17 @@ impl State {
         self.runs.last().map_or(&self.durable_graves, |batch| &batch.graves)
     }
 
+    fn rows(&self) -> &Rows {
+        self.runs.last().map_or(&self.durable_rows, |batch| &batch.rows)
+    }
+
     /// Newest first.
     fn layers(&self) -> impl Iterator<Item = &Arc<Run>> {
         self.runs.iter().rev().map(|batch| &batch.run).chain([&self.durable])
     }
 
     fn make_durable(&mut self, batches: usize) {
-        for Batch { run, graves, meta } in self.runs.drain(..batches) {
+        for Batch { run, graves, rows, meta } in self.runs.drain(..batches) {
             let durable = Arc::make_mut(&mut self.durable);
             for (key, item) in run.iter() {
                 match item {
@@ -56,6 +65,7 @@ impl State {
             }
             self.durable_meta = Some(meta);
             self.durable_graves = graves;
+            self.durable_rows = rows;
         }
     }
 }
@@ -120,7 +130,11 @@ impl Engine for MemoryEngine {
         Ok(self.state.read().graves().clone())
     }
 
-    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+    fn rows(&self) -> Result<Vec<Arc<Row>>, EngineError> {
+        Ok(self.state.read().rows().values().cloned().collect())
+    }
+
+    fn commit(&self, changes: &[Change<'_>], moving: &Moving, meta: &Meta) -> Result<(), EngineError> {
         self.burn("write")?;
         let run: Run = changes.iter().map(|change| (change.key.clone(), change.item.cloned())).collect();
         let mut state = self.state.write();
@@ -130,10 +144,16 @@ impl Engine for MemoryEngine {
             let gone = changes.iter().filter(|change| change.item.is_none());
             graves.extend(gone.map(|change| (change.key.clone(), change.revision)));
         }
+        let mut rows = Arc::clone(state.rows());
+        if !moving.added.is_empty() || !moving.forgotten.is_empty() {
+            let rows = Arc::make_mut(&mut rows);
+            rows.extend(moving.added.iter().map(|row| (row.revision, Arc::clone(row))));
+            moving.forgotten.iter().for_each(|revision| drop(rows.remove(revision)));
+        }
         if state.runs.len() >= RUNS_MAX {
             state.make_durable(1);
         }
-        state.runs.push(Batch { run: Arc::new(run), graves, meta: meta.clone() });
+        state.runs.push(Batch { run: Arc::new(run), graves, rows, meta: meta.clone() });
         Ok(())
     }
 
@@ -269,7 +289,7 @@ impl std::fmt::Debug for MemoryHome {
 
 impl Home for MemoryHome {
     fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError> {
-        Ok(Box::new(MemoryIngest { home: self.clone(), run: Run::new() }))
+        Ok(Box::new(MemoryIngest { home: self.clone(), run: Run::new(), rows: Rows::default() }))
     }
 
     fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError> {
@@ -286,16 +306,27 @@ impl Home for MemoryHome {
 struct MemoryIngest {
     home: MemoryHome,
     run: Run,
+    rows: Rows,
 }
 
 impl Ingest for MemoryIngest {
+    fn remember(&mut self, rows: Vec<Arc<Row>>) -> Result<(), EngineError> {
+        Arc::make_mut(&mut self.rows).extend(rows.into_iter().map(|row| (row.revision, row)));
+        Ok(())
+    }
+
     fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError> {
         self.run.extend(items.into_iter().map(|(key, item)| (key, Some(item))));
         Ok(())
     }
 
     fn finish(self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError> {
-        let state = State { durable: Arc::new(self.run), durable_meta: Some(meta.clone()), ..State::default() };
+        let state = State {
+            durable: Arc::new(self.run),
+            durable_rows: self.rows,
+            durable_meta: Some(meta.clone()),
+            ..State::default()
+        };
         let mut places = self.home.0.lock();
         places.names += 1;
         let (name, fuse) = (places.names.to_string(), places.fuse.clone());

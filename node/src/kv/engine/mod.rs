@@ -21,6 +21,7 @@ use quorum::{Config, Position, Quorum, SharedConfig};
 use serde::{Deserialize, Serialize};
 
 use super::Item;
+use super::once::{Moving, Row};
 use super::value::{Value, ValueKind};
 use super::wire::Reader;
 
@@ -96,9 +97,11 @@ pub(super) trait Engine: Send + Sync {
     fn snapshot(&self) -> Box<dyn Snapshot>;
     /// What pieces of steps not yet complete deleted.
     fn graves(&self) -> Result<Graves, EngineError>;
+    /// What is remembered of commands with idempotency keys, by revision, ascending: of those up to the position and beyond it.
+    fn rows(&self) -> Result<Vec<Arc<Row>>, EngineError>;
     /// Takes a batch: all of it or, after a crash, nothing. If it leaves the state between two positions, its deletions become graves;
     /// otherwise all graves go.
-    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError>;
+    fn commit(&self, changes: &[Change<'_>], rows: &Moving, meta: &Meta) -> Result<(), EngineError>;
     /// Makes every batch taken so far survive a power loss.
     fn persist(&self) -> Result<(), EngineError>;
     /// Bytes on disk.
@@ -127,6 +130,8 @@ pub(super) trait Home: Send + Sync {
 
 /// A fresh engine being filled. Dropped without [`Ingest::finish`], it leaves nothing behind.
 pub(super) trait Ingest: Send {
+    /// Takes rows whose revisions are greater than every one before. Before any item.
+    fn remember(&mut self, rows: Vec<Arc<Row>>) -> Result<(), EngineError>;
     /// Takes items whose keys are greater than every one before.
     fn write(&mut self, items: Vec<(Bytes, Item)>) -> Result<(), EngineError>;
     /// The engine, filled and durable.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::super::StoreError;
 use super::super::engine::{Change, Engine, Meta};
+use super::super::once::Moving;
 use super::super::overlay::{Table, Tables};
 use super::Shared;
 
@@ -21,7 +22,7 @@ use super::Shared;
 /// ones would cost more syncs than they save waiting.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
-/// What a change costs in the engine beyond key and value, reckoned.
+/// What a change or a row costs in the engine beyond key and value, reckoned.
 const CHANGE_BYTES: usize = 32;
 
 /// The rest after a piece, as a multiple of the time it took: a drain in no hurry takes a fifth of what disk and processor can do.
@@ -76,10 +77,11 @@ impl Shared {
         let (table, engine) = (Arc::clone(&head.tables.active), Arc::clone(&head.tables.engine));
         let tables = Tables { frozen: Some(Arc::clone(&table)), ..Tables::over(Arc::clone(&engine)) };
         self.publish(&mut head, tables);
+        let rows = head.rows.leave(drained.position.index.0);
         drop(head);
 
         // On an error the frozen table stays in place: reads remain right until the node has stopped.
-        self.hand_over(&table, &*engine, drained, goal)?;
+        self.hand_over(&table, rows, &*engine, drained, goal)?;
 
         // Before the table goes: from then on heads of its keys are looked for in the cache and the engine.
         self.heads.invalidate();
@@ -94,14 +96,30 @@ impl Shared {
         Ok(())
     }
 
-    /// Brings the engine from the state `drained` to `goal`, piece by piece. `drained` follows what is in it.
-    fn hand_over(&self, table: &Table, engine: &dyn Engine, drained: &mut Meta, goal: Meta) -> Result<(), StoreError> {
+    /// Brings the engine from the state `drained` to `goal`, piece by piece: rows before keys, and what is forgotten with the last, as
+    /// [`super::super::once`] has it. `drained` follows what is in it.
+    fn hand_over(
+        &self,
+        table: &Table,
+        rows: Moving,
+        engine: &dyn Engine,
+        drained: &mut Meta,
+        goal: Meta,
+    ) -> Result<(), StoreError> {
         // Nobody writes a frozen table, so holding its lock throughout holds nobody up.
         let map = table.map.read();
         let mut rest = map.iter().peekable();
+        let mut added = rows.added.into_iter();
         loop {
             let begun = Instant::now();
             let (mut piece, mut bytes, mut count) = (Vec::new(), 0, drained.count);
+            let mut moving = Moving::default();
+            while bytes < self.piece_bytes
+                && let Some(row) = added.next()
+            {
+                bytes += CHANGE_BYTES + row.key.len();
+                moving.added.push(row);
+            }
             while bytes < self.piece_bytes
                 && let Some((key, version)) = rest.next()
             {
@@ -114,14 +132,18 @@ impl Shared {
                 }
                 piece.push(Change { key, revision: version.revision, item });
             }
-            let last = rest.peek().is_none();
+            let last = rest.peek().is_none() && added.as_slice().is_empty();
             let meta = if last {
+                moving.forgotten.clone_from(&rows.forgotten);
                 assert_eq!(count, goal.count, "keys in the engine at {}", goal.position);
                 goal.clone()
             } else {
                 Meta { count, ahead: goal.ahead, ..drained.clone() }
             };
-            engine.commit(&piece, &meta).and_then(|()| engine.persist()).map_err(|error| self.failing(error))?;
+            engine
+                .commit(&piece, &moving, &meta)
+                .and_then(|()| engine.persist())
+                .map_err(|error| self.failing(error))?;
             *drained = meta;
             if last {
                 return Ok(());

@@ -47,10 +47,13 @@ impl<E: Engine> Engine for Watched<E> {
     fn graves(&self) -> Result<Graves, EngineError> {
         self.inner.graves()
     }
-    fn commit(&self, changes: &[Change<'_>], meta: &Meta) -> Result<(), EngineError> {
+    fn rows(&self) -> Result<Vec<Arc<Row>>, EngineError> {
+        self.inner.rows()
+    }
+    fn commit(&self, changes: &[Change<'_>], rows: &Moving, meta: &Meta) -> Result<(), EngineError> {
         let _passed = self.gate.lock();
         self.works()?;
-        self.inner.commit(changes, meta)?;
+        self.inner.commit(changes, rows, meta)?;
         if let Some(hook) = self.hook.lock().as_mut() {
             self.inner.persist()?;
             hook(&self.inner);
