@@ -1,7 +1,6 @@
 //! How long a cluster is without a leader when the leader dies, as a distribution over thousands of deaths in simulated time: default timeouts, messages
 //! and syncs that take time, ticks that are not in step. What is measured ends when a successor has committed an entry of its own.
-//!
-//! `QUORUM_FAILOVERS` so many of each kind.
+#![allow(clippy::expect_used)]
 
 mod host;
 
@@ -26,13 +25,19 @@ struct Pace {
     sync: (u64, u64),
 }
 
-/// A disk of a server, one of a laptop under load, and links between towns.
-const PACES: [Pace; 4] = [
-    Pace { name: "quick", delay: (100, 500), sync: (500, 3_000) },
-    Pace { name: "slow disks", delay: (100, 500), sync: (5_000, 30_000) },
-    Pace { name: "very slow disks", delay: (100, 1_000), sync: (30_000, 150_000) },
-    Pace { name: "long links", delay: (15_000, 25_000), sync: (500, 3_000) },
-];
+/// Servers in a room.
+const QUICK: Pace = Pace { name: "quick", delay: (100, 500), sync: (500, 3_000) };
+/// Disks of laptops.
+const SLOW_DISKS: Pace = Pace { name: "slow disks", delay: (100, 500), sync: (5_000, 30_000) };
+/// Disks of which others want more than they can do.
+const VERY_SLOW_DISKS: Pace = Pace { name: "very slow disks", delay: (100, 1_000), sync: (30_000, 150_000) };
+/// From town to town.
+const LONG_LINKS: Pace = Pace { name: "long links", delay: (15_000, 25_000), sync: (500, 3_000) };
+/// Every process waits for its turn: what tests on a loaded machine see.
+const BUSY: Pace = Pace { name: "busy machines", delay: (100, 120_000), sync: (1_000, 120_000) };
+
+/// Failovers of one cluster, one after the other.
+const IN_A_ROW: u64 = 20;
 
 enum Event {
     Arrives(Packet),
@@ -167,17 +172,20 @@ fn even(host: &Host) -> bool {
     host.nodes.values().all(|n| n.up() && host.replica(n.id).durable() == last && host.replica(n.id).commit() == last)
 }
 
+#[derive(Debug)]
 struct Distribution {
     p50: u64,
     p99: u64,
     max: u64,
+    /// Failovers in which a second term had to be entered.
+    again: u64,
 }
 
 fn measure(n: u64, w: usize, pace: Pace, count: u64) -> Distribution {
     let (mut times, mut terms) = (Vec::new(), BTreeMap::<u64, u64>::new());
-    for seed in 0..count.div_ceil(20) {
+    for seed in 0..count.div_ceil(IN_A_ROW) {
         let mut timed = Timed::new(n, w, pace, seed);
-        for _ in 0..20 {
+        for _ in 0..IN_A_ROW {
             let (took, rounds) = timed.failover();
             times.push(took / 1_000);
             *terms.entry(rounds).or_default() += 1;
@@ -185,17 +193,41 @@ fn measure(n: u64, w: usize, pace: Pace, count: u64) -> Distribution {
     }
     times.sort_unstable();
     let at = |thousandths: usize| times[(times.len() * thousandths / 1_000).min(times.len() - 1)];
-    let d = Distribution { p50: at(500), p99: at(990), max: at(1_000) };
-    println!("N={n} W={w} {:16} p50 {:4} ms, p99 {:4} ms, max {:5} ms, terms {terms:?}", pace.name, d.p50, d.p99, d.max);
+    let again = terms.iter().filter(|(rounds, _)| **rounds > 1).map(|(_, count)| count).sum();
+    let d = Distribution { p50: at(500), p99: at(990), max: at(1_000), again };
+    println!(
+        "N={n} W={w} {:16} p50 {:4} ms, p99 {:4} ms, max {:5} ms, terms {terms:?}",
+        pace.name, d.p50, d.p99, d.max
+    );
     d
 }
 
+/// The shortest patience of any follower is drawn from 500 to 1,000 ms, and the votes, their syncs and the first entry take a few milliseconds.
 #[test]
-fn a_dead_leader_is_replaced_in_little_more_than_one_timeout() {
-    let count = env::var("QUORUM_FAILOVERS").ok().and_then(|s| s.parse().ok()).unwrap_or(1_000);
+fn a_dead_leader_is_replaced_within_one_timeout_and_a_tenth() {
+    for (n, w) in [(3, 2), (6, 4)] {
+        let d = measure(n, w, QUICK, 1_000);
+        assert!(d.p50 <= 700 && d.p99 <= 1_000 && d.max <= 1_100 && d.again == 0, "N={n} W={w}: {d:?}");
+    }
+}
+
+/// Before, two candidates in three failovers of ten got in each other's way when messages took as long as this, and up to eleven terms passed.
+#[test]
+fn candidates_do_not_split_the_votes_when_messages_take_long() {
+    for (n, w) in [(3, 2), (5, 2), (5, 3)] {
+        let d = measure(n, w, BUSY, 300);
+        assert!(d.p99 <= 2_000 && d.again <= 3, "N={n} W={w}: {d:?}");
+    }
+}
+
+/// Everything, for a person to look at: `QUORUM_FAILOVERS=1000 cargo test -p quorum --test failover table -- --nocapture`.
+#[test]
+fn table_of_failovers() {
+    let count = env::var("QUORUM_FAILOVERS").ok().and_then(|s| s.parse().ok()).unwrap_or(IN_A_ROW);
     for (n, w) in [(3, 2), (3, 3), (4, 2), (5, 2), (5, 3), (6, 4), (7, 4)] {
-        for pace in PACES {
-            measure(n, w, pace, count);
+        for pace in [QUICK, SLOW_DISKS, VERY_SLOW_DISKS, LONG_LINKS, BUSY] {
+            let d = measure(n, w, pace, count);
+            assert!(d.p50 <= 2_000, "N={n} W={w} {}: {d:?}", pace.name);
         }
     }
 }
