@@ -63,6 +63,8 @@ pub struct Replica {
     leader: Option<NodeId>,
     heard_from_leader: Option<Time>,
     election_due: Time,
+    /// Whether this node still lets another go ahead (see `gives_way`).
+    courteous: bool,
     role: RoleState,
     /// A committed configuration without this node was seen.
     removed: bool,
@@ -123,6 +125,7 @@ impl Replica {
             leader: None,
             heard_from_leader: None,
             election_due: now,
+            courteous: true,
             role: RoleState::Follower,
             removed: false,
             joined: false,
@@ -321,8 +324,7 @@ impl Replica {
         match &self.role {
             RoleState::Leader(_) => self.tick_leader(),
             _ if self.now >= self.election_due => self.on_election_timeout(),
-            // Its own pre-vote may have begun to count.
-            RoleState::Candidate(_) => self.maybe_win(),
+            RoleState::Candidate(_) => self.tick_candidate(),
             RoleState::Follower => {}
         }
     }
@@ -330,6 +332,7 @@ impl Replica {
     fn on_election_timeout(&mut self) {
         // Once more for a node that stopped between learning of its removal and acting on it.
         self.maybe_set_aside();
+        self.courteous = self.courteous && !matches!(self.role, RoleState::Candidate(_));
         let automatic = self.log.config().is_some_and(|c| c.failover == Failover::Automatic);
         let alone = self.log.config().is_some_and(|c| c.elects(|id| id == self.id));
         if self.may_campaign() && (automatic || alone) {

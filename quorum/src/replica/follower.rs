@@ -25,7 +25,8 @@ impl Replica {
 
     pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: Position) {
         self.maybe_tell_of_removal(from);
-        let granted = term > self.term && !self.stands_by_a_leader() && self.may_vote_for(last);
+        let would = term > self.term && !self.stands_by_a_leader() && self.may_vote_for(last);
+        let granted = would && self.gives_way(from, last);
         let answer_term = if granted { term } else { self.term };
         let message = crate::message::Message { term: answer_term, body: Body::PreVoteReply { granted } };
         self.effects.push(Effect::Send { to: from, message });
@@ -73,6 +74,7 @@ impl Replica {
         }
         self.become_follower(self.term, Some(from));
         self.heard_from_leader = Some(self.now);
+        self.courteous = true;
     }
 
     pub(super) fn handle_append(&mut self, from: NodeId, prev: Position, entries: Vec<Head>, commit: Index) {

@@ -93,6 +93,7 @@ impl Replica {
         let first_own = self.log.last().index.next();
         self.role = RoleState::Leader(Box::new(Leader::new(first_own, self.now, by_hand)));
         self.leader = Some(self.id);
+        self.courteous = true;
         self.write(first_own, vec![own_entry(self.term, first)]);
         self.sync_peers();
         self.beat();
