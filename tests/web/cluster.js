@@ -116,7 +116,7 @@ async function fromDisk(page, folder) {
   });
 }
 
-export async function screenshot(page, name) {
+export async function screenshot(page, name, options = { fullPage: true }) {
   await mkdir(SCREENSHOTS, { recursive: true });
-  await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
+  await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), ...options });
 }

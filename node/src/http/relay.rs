@@ -101,7 +101,7 @@ impl Relay {
                 "too many requests are passed on to other nodes: try again in a moment",
             ));
         };
-        let only_reads = *request.method() == Method::GET;
+        let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let query = request.uri().query().map_or(String::new(), |q| format!("?{q}"));
         let mut asked = client
             .request(request.method().clone(), format!("{}/{rest}{query}", to.url.trim_end_matches('/')))

@@ -113,6 +113,9 @@ function newRow(name) {
     return td;
   });
   for (const td of cells.slice(0, 2)) td.append(document.createElement("span"));
+  const more = document.createElement("span");
+  more.className = "more";
+  cells[1].append(more);
   const acts = document.createElement("td");
   acts.className = "acts-cell";
   const box = document.createElement("div");
@@ -122,7 +125,7 @@ function newRow(name) {
   const buttons = {};
   for (const [act, text] of [["lead", "Make leader"], ["pause", "Pause"], ["resume", "Resume"], ["stop", "Stop"], ["start", "Start"]]) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: text });
-    button.setAttribute("aria-label", act === "lead" ? `Make ${name} the leader` : `${text} ${name}`);
+    button.setAttribute("aria-label", act === "lead" ? `Make leader: ${name}` : `${text} ${name}`);
     button.addEventListener("click", () =>
       act === "lead" ? controls.handOver(name, button, $("member-result")) : controls.order(name, act, button),
     );
@@ -144,7 +147,7 @@ function fill(row, m) {
   const [roleCell, healthCell, ...numbers] = row.cells;
   badge(roleCell.firstChild, role, role === "leader" ? "lead" : "");
   badge(healthCell.firstChild, word, kind);
-  healthCell.title = more;
+  if (healthCell.lastChild.textContent !== more) healthCell.lastChild.textContent = more;
   const texts = [present ? number(status.term) : "–", present ? number(status.applied) : "–", of?.lag === undefined || of.lag === null ? "–" : number(of.lag), heard];
   numbers.forEach((cell, i) => {
     if (cell.textContent !== texts[i]) cell.textContent = texts[i];

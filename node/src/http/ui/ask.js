@@ -26,13 +26,13 @@ export function at(node, path) {
   return node === own ? path : `/v1/nodes/${encodeURIComponent(node)}${path}`;
 }
 
-export async function ask(method, path, { body, headers = {}, admin = false } = {}) {
+export async function ask(method, path, { body, headers = {}, admin = false, patience = PATIENCE_MS } = {}) {
   const effect = method !== "GET";
   const all = { ...headers };
   if (admin && token) all.Authorization = `Bearer ${token}`;
   let response;
   try {
-    response = await fetch(path, { method, body, headers: all, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    response = await fetch(path, { method, body, headers: all, cache: "no-store", signal: AbortSignal.timeout(patience) });
   } catch {
     throw effect
       ? new Trouble("unknown", "No answer came. It may or may not have happened: read before you repeat it.")

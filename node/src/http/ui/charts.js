@@ -75,7 +75,7 @@ export function drawAll(model) {
   const marks = s.flatMap((now, i) => (i > 0 && now.leader && now.leader !== s[i - 1].leader ? [i] : []));
   const of = (name) => s.map((second) => second[name]);
   const last = s.at(-1);
-  const latency = ["p50", "p95", "p99"].map((name, i) => ({ name, className: `l${i}`, values: of(name), say: (v) => `${millis(v)} ms` }));
+  const latency = ["p50", "p95", "p99"].map((name, i) => ({ name, className: `l${i}`, values: of(name), say: millis }));
   const spoken = last.p50 === null ? "No writes in the last second" : `Writes of the last second: half took up to ${millis(last.p50)} milliseconds, 99 of 100 up to ${millis(last.p99)}`;
   plot(document.getElementById("chart-latency"), latency, logarithmic(latency.flatMap((l) => l.values.filter((v) => v !== null))), marks, spoken);
   const rate = [

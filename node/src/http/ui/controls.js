@@ -11,16 +11,17 @@ function leader() {
   return model.leader;
 }
 
-// While something is under way its button says so, and does not take a second click.
+// While something is under way its button says so, and does not take a second click. It is not disabled: that would take the keyboard away from it.
 async function under(button, place, words, work) {
-  button.disabled = true;
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true";
   show(place, "", words);
   try {
     show(place, "good", await work());
   } catch (error) {
     showTrouble(place, error);
   } finally {
-    button.disabled = false;
+    button.ariaDisabled = "false";
   }
 }
 

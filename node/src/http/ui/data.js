@@ -13,12 +13,12 @@ let nextAfter = null;
 const keyPath = (key) => `/v1/kv/${encodeURIComponent(key)}`;
 
 // Writes go to whoever answers, as a client's would: any node passes them on to the leader.
-async function write(method, key, value) {
+async function write(method, key, value, patience) {
   const node = model.answering;
   if (!node) throw new Trouble("refused", "No node answers. Nothing was written.");
   const begun = performance.now();
   const headers = value === undefined ? {} : { "Content-Type": isJson(value) ? "application/json" : "text/plain; charset=utf-8" };
-  const response = await ask(method, at(node.name, keyPath(key)), { body: value, headers });
+  const response = await ask(method, at(node.name, keyPath(key)), { body: value, headers, patience });
   return { ...(await response.json()), took: performance.now() - begun };
 }
 
@@ -113,10 +113,11 @@ function row({ key, value, revision, version }) {
   const drop = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: "Delete" });
   drop.setAttribute("aria-label", `Delete ${key}`);
   drop.addEventListener("click", async () => {
-    drop.disabled = true;
-    const done = await remove(key, $("list-result"));
-    if (done) tr.remove();
-    else drop.disabled = false;
+    if (!(await remove(key, $("list-result")))) return;
+    // The keyboard goes on with the next row, or back to the list's button.
+    const next = (tr.nextElementSibling ?? tr.previousElementSibling)?.querySelector("button.small") ?? $("list");
+    if (document.activeElement === drop) next.focus();
+    tr.remove();
   });
   const tr = document.createElement("tr");
   for (const cell of [choose, text, number(revision), number(version), drop]) {
@@ -131,13 +132,15 @@ function row({ key, value, revision, version }) {
 // One write after the other, ten a second, and what became of each.
 const steady = { on: false, done: 0, refused: 0, unknown: 0, last: null, longest: 0 };
 const STRIP = 120;
+// Shorter than a node takes to give up: a client that waits that long for a node that stands still sees nothing of the others' taking over.
+const STEADY_PATIENCE_MS = 1_500;
 
 async function keepWriting() {
   while (steady.on) {
     const begun = performance.now();
     let kind = "done";
     try {
-      const done = await write("PUT", "steady/writes", String(steady.done + 1));
+      const done = await write("PUT", "steady/writes", String(steady.done + 1), STEADY_PATIENCE_MS);
       steady.say = `the last is on ${done.copies} disks, after ${millis(done.took)} ms`;
       if (steady.last !== null) steady.longest = Math.max(steady.longest, performance.now() - steady.last);
       steady.last = performance.now();

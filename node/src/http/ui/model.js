@@ -69,7 +69,7 @@ export class Model {
   // Whether a node can be believed now.
   present(node) {
     const standing = this.standing(node.name)?.standing;
-    return !node.gone && node.status && (standing === undefined || standing === "running");
+    return Boolean(!node.gone && node.status && (standing === undefined || standing === "running" || standing === "stopping"));
   }
 
   // Who leads: of those who say so, the one of the highest term. A leader that is held still believes in itself for longer than the others do.

@@ -33,9 +33,11 @@ export function marginWords(model) {
     const e = model.authority?.status.config.election_quorum;
     return e ? `An election needs ${e} nodes that answer.` : "";
   }
-  const nodes = (n) => (n === 1 ? "1 more node" : `${count(n)} more nodes`);
+  const fail = (n) => (n === 1 ? "at most 1 more node fails" : `at most ${n} more nodes fail`);
+  const writes = t.writes === 0 ? "One more failure stops writes" : `Writes go on while ${fail(t.writes)}`;
+  const failover = t.failover === 0 ? "after one more, no leader could be elected" : `a new leader can be elected while ${fail(t.failover)}`;
   const changing = leader.status.config.changing ? " A change of the members is under way." : "";
-  return `Writes go on with ${nodes(t.writes)} down; a lost leader is replaced with ${nodes(t.failover)} down, itself included.${changing}`;
+  return `${writes}; ${failover}.${changing}`;
 }
 
 // A member's health: a word, a kind (good, warn, bad) and more for whoever wants to know.
@@ -79,7 +81,7 @@ export function changes(before, now) {
   }
   for (const [name, word] of now.health) {
     const was = before.health.get(name);
-    if (was && was !== word) lines.push(`${name} is ${word}, was ${was}`);
+    if (was && was !== "unknown" && was !== word) lines.push(`${name} is ${word}, was ${was}`);
   }
   if (before.w && now.w && before.w !== now.w) lines.push(`${now.w} copies must hold a write now, not ${before.w}`);
   if (before.delay && now.delay && before.delay !== now.delay) lines.push(`The simulated delay is ${now.delay} now`);
