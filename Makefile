@@ -6,10 +6,11 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down
+# Every target with a line of help is a task, none a file.
+.PHONY: $(shell awk -F: '/^[a-z0-9-]+:.*\#\# / { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 local: ## Start a leader and five followers on this machine
 	cargo run --release -- local
@@ -23,6 +24,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) model $(MAKE) --no-print-directory model
 	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
+	@$(STAGE) web $(MAKE) --no-print-directory web
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
 setup: ## Install what the tests need
@@ -52,6 +54,14 @@ model-large: ## The same within larger bounds: many minutes, gigabytes of memory
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
 	cargo test -p quorate-tests --lib --bins --test e2e -- --test-threads=4
+
+web: ## The page in a real Chromium: every control, failovers, keyboard, accessibility; screenshots in target/screenshots
+	cargo build --bin quorate
+	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && npm test
+
+pictures: web ## The README's picture, from the screenshots
+	mkdir -p docs/images
+	cp target/screenshots/readme.png docs/images/page.png
 
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged

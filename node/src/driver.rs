@@ -381,6 +381,7 @@ impl Driver {
                 tokio::task::yield_now().await;
                 queues.take(&mut turn);
             }
+            self.shared.pause.over().await;
             let ticks = tokio::time::Instant::now() >= tick;
             let stop = *queues.stop.borrow_and_update();
             if let Some(ended) = self.turn(Instant::now(), &mut turn, ticks, stop) {

@@ -3,6 +3,8 @@
 //! The leader never passes a request on. A request that certainly did not reach the log is reported as such, so that the client may retry; anything
 //! else is unknown.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorum::{Index, NodeId};
 use serde::{Deserialize, Serialize};
@@ -76,6 +78,10 @@ impl Forward for PeerForward {
 
     fn peer_address(&self, of: NodeId) -> Option<String> {
         self.0.address(of)
+    }
+
+    fn set_delay(&self, range: (Duration, Duration)) {
+        self.0.set_delay(range);
     }
 }
 

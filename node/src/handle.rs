@@ -8,13 +8,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::kv::{Command, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
 use crate::metrics::Metrics;
@@ -253,6 +254,8 @@ pub(crate) trait Forward: Send + Sync {
     fn barrier(&self, to: NodeId) -> oneshot::Receiver<Result<Index, ReadError>>;
     /// Where a member's peer port is now, as far as this node knows better than the configuration.
     fn peer_address(&self, of: NodeId) -> Option<String>;
+    /// From now on appends of entries are delayed by a time in this range.
+    fn set_delay(&self, range: (Duration, Duration));
 }
 
 /// What is shared by every clone of a [`Handle`].
@@ -270,7 +273,31 @@ pub(crate) struct Shared {
     pub forward: Arc<dyn Forward>,
     pub stop: watch::Sender<bool>,
     /// Whether the whole cluster is going down.
-    pub no_heir: std::sync::atomic::AtomicBool,
+    pub no_heir: AtomicBool,
+    pub pause: Pause,
+}
+
+/// Whether the node is held still. Its driver takes no further turn and its faces answer nothing, while connections stay open and what arrives waits in the
+/// sockets: to the others it looks like a process that was stopped with SIGSTOP, though it shares its own with them (`quorate local`).
+#[derive(Debug, Default)]
+pub(crate) struct Pause {
+    on: AtomicBool,
+    changed: Notify,
+}
+
+impl Pause {
+    /// Resolves when the node may go on: at once, if it is not held.
+    pub(crate) async fn over(&self) {
+        // An atomic alone in the ordinary course: every turn and every request passes here.
+        while self.on.load(Ordering::Relaxed) {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.on.load(Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 /// Between two attempts to have a read confirmed when the first was lost with its leader: a tick of the driver.
@@ -370,7 +397,23 @@ impl Handle {
 
     /// To be said before a stop in which every node of the cluster goes down: this one then looks for no heir, who would be going down too.
     pub fn expect_no_heir(&self) {
-        self.shared.no_heir.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.shared.no_heir.store(true, Ordering::Relaxed);
+    }
+
+    /// Holds the node still, as SIGSTOP does with a process, or lets it go on. Its disk may finish what it was given before.
+    pub(crate) fn pause(&self, pause: bool) {
+        self.shared.pause.on.store(pause, Ordering::SeqCst);
+        self.shared.pause.changed.notify_waiters();
+    }
+
+    /// Resolves when the node is not held still.
+    pub(crate) async fn awake(&self) {
+        self.shared.pause.over().await;
+    }
+
+    /// Another simulated delay of appends of entries, from now on.
+    pub(crate) fn set_delay(&self, range: (Duration, Duration)) {
+        self.shared.forward.set_delay(range);
     }
 
     /// Resolves when the node was asked to stop. Servers stop accepting then and end their connections.
@@ -625,7 +668,7 @@ impl From<Refusal> for WriteError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::testing;
@@ -650,6 +693,8 @@ mod tests {
         fn peer_address(&self, _: NodeId) -> Option<String> {
             Some("elsewhere:7400".to_owned())
         }
+
+        fn set_delay(&self, _: (Duration, Duration)) {}
     }
 
     fn handle(breaks: usize) -> Handle {
@@ -661,6 +706,21 @@ mod tests {
         let read = |breaks| async move { handle(breaks).barrier(Consistency::Linearizable, true, None).await };
         assert_eq!(read(3).await, Ok(()));
         assert_eq!(read(usize::MAX).await, Err(ReadError::NoLeader), "not for ever");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_held_still_goes_on_when_it_is_let_go() {
+        let handle = handle(0);
+        handle.awake().await;
+        handle.pause(true);
+        let waiting = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.awake().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "it is held");
+        handle.pause(false);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it goes on").expect("without a panic");
     }
 
     #[tokio::test]

@@ -220,6 +220,7 @@ impl Parted {
             forward: Arc::new(PeerForward(network.clone())),
             stop: watch::channel(false).0,
             no_heir: false.into(),
+            pause: crate::handle::Pause::default(),
             me: me.clone(),
             options,
         });

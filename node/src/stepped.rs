@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -76,6 +76,8 @@ impl Forward for Nowhere {
     fn peer_address(&self, _: NodeId) -> Option<String> {
         None
     }
+
+    fn set_delay(&self, _: (Duration, Duration)) {}
 }
 
 /// Room for more than a simulator ever puts in between two turns.
@@ -131,6 +133,7 @@ impl Machine {
             forward: Arc::new(Nowhere),
             stop: watch::channel(false).0,
             no_heir: false.into(),
+            pause: crate::handle::Pause::default(),
             me: me.clone(),
             options,
         });

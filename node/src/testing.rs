@@ -45,6 +45,8 @@ impl Forward for NoForward {
     fn peer_address(&self, _: NodeId) -> Option<String> {
         None
     }
+
+    fn set_delay(&self, _: (Duration, Duration)) {}
 }
 
 /// A handle on `node1` of three with W=2, in the given role; `node1` leads if the role is leader, `node2` otherwise. Every write is
@@ -119,6 +121,7 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
             forward,
             stop: watch::channel(false).0,
             no_heir: false.into(),
+            pause: crate::handle::Pause::default(),
             me: member(1),
         }),
     }

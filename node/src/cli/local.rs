@@ -1,8 +1,10 @@
 //! `quorate local`: a whole cluster in one process, the embedded default.
 //!
-//! Owns the plan (which folders, which ports, who forms) and what is said to the person at the terminal; the nodes are ordinary nodes that
-//! talk to each other over loopback. The first start forms the cluster; every later one takes up what the folders hold, and the settings of
+//! Owns the plan (which folders, which ports, who forms) and what is said to the person at the terminal; the nodes, which [`fleet`] keeps, are ordinary
+//! nodes that talk to each other over loopback. Beside them runs the page of the whole cluster, on a port of its own: it survives any node. The first start forms the cluster; every later one takes up what the folders hold, and the settings of
 //! the formation stay in force.
+
+mod fleet;
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -12,14 +14,15 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorum::{Quorum, Role, SharedConfig};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+
+use fleet::Fleet;
 
 use super::output::{Failure, print, table};
 use super::settings::{Common, LimitArgs, SettingsError, Timing, is_blank, port_ranges};
 use super::{Stop, runtime, serve, start_logging};
 use crate::handle::Handle;
-use crate::node::{Ended, Node};
+use crate::http::console;
 use crate::options::{Formation, Limits, NodeOptions};
 
 /// How long the start waits for a leader before it says what is missing (and goes on waiting in the background): several election
@@ -29,6 +32,11 @@ const READY_WAIT: Duration = Duration::from_secs(30);
 const READY_POLL: Duration = Duration::from_millis(20);
 /// How long an orderly stop may take before the process ends anyway. The nodes' own stop is bounded by less.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// Where the page is looked for first, and how far on if others are there already.
+const PAGE_PORTS: std::ops::Range<u16> = 8080..8100;
+/// Orders from the page that wait while one is carried out: a person's clicks.
+const ORDERS_WAITING: usize = 16;
 
 /// The nodes share one process: a quarter of the memory that a node of its own takes.
 fn limits_of_one_among_many() -> Limits {
@@ -87,6 +95,9 @@ pub(crate) struct LocalArgs {
         help_heading = "Ports"
     )]
     pub(crate) peer_port: u16,
+    /// Port of the page that shows the whole cluster [default: 8080, or the first free one after it].
+    #[arg(long, value_name = "PORT", env = "PAGE_PORT", hide_env_values = true, help_heading = "Ports")]
+    pub(crate) page_port: Option<u16>,
     #[command(flatten)]
     pub(crate) timing: Timing,
     #[command(flatten)]
@@ -199,41 +210,38 @@ pub(crate) fn run(args: &LocalArgs) -> Result<(), Failure> {
 
 async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
-    let (asked, stopping) = watch::channel(false);
-    let mut running = JoinSet::new();
-    let mut handles = Vec::new();
-    let start = async |running: &mut JoinSet<(String, Ended)>, handles: &mut Vec<Handle>| {
-        for options in &plan.nodes {
-            let node = Node::start(options.clone()).await.map_err(serve::start_failure)?;
-            handles.push(node.handle().clone());
-            running.spawn(attend(options.name.clone(), node, stopping.clone()));
-        }
-        wait_until_open(handles, plan.existing).await
+    let page = listen_for_page(args.page_port, &plan.nodes).await?;
+    let page_address = page.local_addr().map_err(|e| Failure::Error(format!("the page has no address: {e}")))?;
+    print(format!("Open http://{page_address}/ to watch the cluster.\n\n"))?;
+    let (mut fleet, situation) = Fleet::new(&plan.nodes);
+    let (orders, mut ordered) = mpsc::channel(ORDERS_WAITING);
+    let page = tokio::spawn(console::serve(page, situation, orders, &plan.nodes, fleet.stopping()));
+    let start = async |fleet: &mut Fleet| {
+        fleet.start_all().await.map_err(serve::start_failure)?;
+        wait_until_open(&fleet.handles(), plan.existing).await
     };
     let open = tokio::select! {
-        open = start(&mut running, &mut handles) => Some(open),
+        open = start(&mut fleet) => Some(open),
         () = stop.asked() => None,
     };
     let failure = match open {
         Some(Ok(open)) => {
-            greet(args, &plan, &handles, open)?;
-            tokio::select! {
-                () = stop.asked() => None,
-                failure = outlive(&mut running) => failure,
-            }
+            greet(args, &plan, &fleet.handles(), open, page_address)?;
+            fleet.attend(&mut ordered, &mut stop).await
         }
         Some(Err(failure)) => Some(failure),
         None => None,
     };
-    // All of them: an heir would be waited for in vain.
-    handles.iter().for_each(Handle::expect_no_heir);
-    drop(handles);
-    asked.send_replace(true);
-    if !running.is_empty() {
+    if fleet.runs() {
         eprintln!("\nstopping; the data stays in {} (once more ends it at once)", args.data_dir.display());
     }
-    let late = tokio::time::timeout(STOP_WAIT, outlive(&mut running)).await;
-    match (failure, late) {
+    let late = tokio::time::timeout(STOP_WAIT, async {
+        let failure = fleet.stop_all().await;
+        // It ends by itself, as the nodes do; a defect of the page is no failure of the cluster.
+        drop(page.await);
+        failure
+    });
+    match (failure, late.await) {
         (Some(failure), _) | (None, Ok(Some(failure))) => Err(failure),
         (None, Ok(None)) => Ok(()),
         (None, Err(_)) => {
@@ -242,31 +250,24 @@ async fn cluster(args: &LocalArgs, plan: Plan) -> Result<(), Failure> {
     }
 }
 
-/// Runs one node until it ends or everything stops.
-async fn attend(name: String, mut node: Node, mut stopping: watch::Receiver<bool>) -> (String, Ended) {
-    tokio::select! {
-        _ = node.ended() => {}
-        () = async { drop(stopping.wait_for(|stop| *stop).await) } => {}
+/// The port of the page: the one that was asked for, or the first that is free and no node's.
+async fn listen_for_page(wanted: Option<u16>, nodes: &[NodeOptions]) -> Result<tokio::net::TcpListener, Failure> {
+    let bind = async |port| tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    if let Some(port) = wanted {
+        return bind(port).await.map_err(|error| {
+            Failure::Usage(format!(
+                "cannot listen on port {port} for the page: {error}; choose another with --page-port"
+            ))
+        });
     }
-    (name, node.stop().await)
-}
-
-/// Waits for every node to end; says of each that does so alone. The first failure is the result.
-async fn outlive(running: &mut JoinSet<(String, Ended)>) -> Option<Failure> {
-    let mut failure = None;
-    while let Some(ended) = running.join_next().await {
-        let (name, reason) = match ended {
-            Ok((_, Ended::Asked)) => continue,
-            Ok((name, ended)) => (name, ended.to_string()),
-            Err(error) => ("a node".to_owned(), error.to_string()),
-        };
-        let message = format!("{name} ended: {reason}");
-        if !running.is_empty() {
-            eprintln!("{message}; the other nodes go on");
+    let taken = |port: &u16| nodes.iter().any(|n| [n.http.port(), n.tcp.port(), n.peer.port()].contains(port));
+    // 0 is any that the system has left.
+    for port in PAGE_PORTS.filter(|p| !taken(p)).chain([0]) {
+        if let Ok(listener) = bind(port).await {
+            return Ok(listener);
         }
-        failure.get_or_insert(Failure::Error(message));
     }
-    failure
+    Err(Failure::Error("there is no free port for the page: name one with --page-port".to_owned()))
 }
 
 /// Waits, at most [`READY_WAIT`], until a leader is there and writes are open. Whether they are.
@@ -298,7 +299,7 @@ pub(crate) struct Shown {
     pub(crate) data: PathBuf,
 }
 
-fn greet(args: &LocalArgs, plan: &Plan, handles: &[Handle], open: bool) -> Result<(), Failure> {
+fn greet(args: &LocalArgs, plan: &Plan, handles: &[Handle], open: bool, page: SocketAddr) -> Result<(), Failure> {
     let shown: Vec<Shown> = handles
         .iter()
         .zip(&plan.nodes)
@@ -325,7 +326,7 @@ fn greet(args: &LocalArgs, plan: &Plan, handles: &[Handle], open: bool) -> Resul
     }
     // As it was called, so that the lines work when copied even if it is not on the PATH.
     let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
-    print(greeting(&program, &shown, quorum, plan.existing, &args.data_dir))
+    print(greeting(&program, &shown, quorum, plan.existing, &args.data_dir, page))
 }
 
 /// The table of the nodes and what to try next, every line of it ready to be copied.
@@ -335,6 +336,7 @@ pub(crate) fn greeting(
     quorum: Option<Quorum>,
     existing: bool,
     data_dir: &Path,
+    page: SocketAddr,
 ) -> String {
     let rows = nodes.iter().map(|n| {
         let http = format!("http://{}", n.http);
@@ -362,7 +364,7 @@ With Redis clients, and by hand
 Look around
   {program} status{url}
   {program} bench{url} --duration 5s
-The page: http://{to}/
+The page, to watch it and to break it: http://{page}/
 
 Ctrl-C stops it. The data stays in {}, and the same command takes it up again.
 ",

@@ -96,7 +96,8 @@ fn the_greeting_has_the_nodes_what_they_survive_and_lines_to_copy() {
         data: PathBuf::from(format!("data/node{n}")),
     };
     let nodes = [node(1, Role::Follower), node(2, Role::Leader), node(3, Role::Follower)];
-    let text = greeting("quorate", &nodes, Quorum::new(3, 2).ok(), true, Path::new("data"));
+    let page = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080);
+    let text = greeting("quorate", &nodes, Quorum::new(3, 2).ok(), true, Path::new("data"), page);
     for part in [
         "A cluster of 3 nodes is up again.",
         "2 of 3 copies hold a write durably",
@@ -105,6 +106,7 @@ fn the_greeting_has_the_nodes_what_they_survive_and_lines_to_copy() {
         "curl -X POST http://127.0.0.1:8001/write -H 'Content-Type: application/json' -d '{\"key\":\"test\",\"value\":\"hello\"}'",
         "redis-cli -p 6380 set user:1 Alice",
         "| nc 127.0.0.1 6380",
+        "http://127.0.0.1:8080/",
         "The data stays in data",
     ] {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
@@ -112,10 +114,15 @@ fn the_greeting_has_the_nodes_what_they_survive_and_lines_to_copy() {
 }
 
 #[tokio::test]
-async fn the_first_node_to_fail_is_the_result_and_the_others_are_waited_for() {
-    let mut running = JoinSet::new();
-    running.spawn(async { ("node1".to_owned(), Ended::Asked) });
-    running.spawn(async { ("node2".to_owned(), Ended::Failed("its disk failed".to_owned())) });
-    assert_eq!(outlive(&mut running).await, Some(Failure::Error("node2 ended: its disk failed".to_owned())));
-    assert!(running.is_empty());
+async fn the_page_moves_on_from_ports_that_are_taken_but_not_from_the_one_it_was_given() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut plan = args(folder.path(), &["--nodes", "1"]).plan().expect("plan");
+    plan.nodes[0].http.set_port(PAGE_PORTS.start);
+    let first = listen_for_page(None, &plan.nodes).await.expect("a port");
+    let second = listen_for_page(None, &plan.nodes).await.expect("another port");
+    let port = |l: &tokio::net::TcpListener| l.local_addr().expect("address").port();
+    assert_ne!(port(&first), PAGE_PORTS.start, "that is a node's");
+    assert_ne!(port(&first), port(&second));
+    let failure = listen_for_page(Some(port(&first)), &plan.nodes).await.expect_err("taken");
+    assert!(failure.code() == 2 && failure.message().contains("--page-port"), "{failure:?}");
 }

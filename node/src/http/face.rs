@@ -12,8 +12,12 @@ use hyper::{Request, Response, StatusCode};
 use prometheus::Histogram;
 
 use super::error::{Code, Failure, Shape};
+use super::events::Events;
+use super::origin::Guard;
+use super::relay::{self, Relay};
 use super::respond::Body;
 use super::route::{NoRoute, Route, resolve, shape};
+use super::server::Answers;
 use super::{admin, health, lab, metrics, request, ui, v1};
 use crate::handle::Handle;
 
@@ -39,6 +43,11 @@ pub(super) struct Face {
     uri_bytes_max: usize,
     /// Durations of what went well, by route number: looked up once, since finding a label costs more than observing.
     ok_seconds: Vec<Histogram>,
+    /// Who follows this node, and through it the cluster.
+    events: Events,
+    /// Requests on their way to other members.
+    pub relay: Relay,
+    guard: Guard,
 }
 
 /// A handler whose panic is an answer too. (A release build aborts on a panic instead: the process manager starts the node again.)
@@ -61,6 +70,9 @@ impl Face {
             // Every byte of a key may be sent as %XX; the rest is for the path before it and the query behind it.
             uri_bytes_max: 3 * limits.key_bytes + 4096,
             ok_seconds,
+            events: Events::new(),
+            relay: Relay::new(),
+            guard: Guard::of_node(handle.options()),
             handle,
         }
     }
@@ -70,9 +82,10 @@ impl Face {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Answers one request. Never fails and never panics: what goes wrong is an answer too.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request, when the node is not held still. Never fails and never panics: what goes wrong is an answer too.
+    async fn answer_one(&self, request: Request<Incoming>) -> Response<Body> {
         let arrived = Instant::now();
+        self.handle.awake().await;
         let shape = shape(request.uri().path());
         let resolved = match resolve(request.method().as_str(), request.uri().path()) {
             Ok((route, _)) => Ok(route),
@@ -81,6 +94,7 @@ impl Face {
                 Err(Failure::new(Code::RouteNotFound, "there is no such route: GET / lists those there are"))
             }
         };
+        let resolved = resolved.and_then(|route| self.guard.check(&request).map(|()| route));
         let (route, answer) = match resolved {
             Ok(route) => (route, shielded(self.perform(route, request)).await),
             Err(failure) => (Route::Other, Err(failure)),
@@ -140,6 +154,9 @@ impl Face {
             Route::KvDelete => lab::kv_delete(self, &request).await,
             Route::Health => Ok(health::health(self)),
             Route::Root => Ok(ui::root(self, &request)),
+            Route::Ui => ui::asset(&request),
+            Route::V1Events => self.events.answer(&self.handle, &request),
+            Route::V1Nodes => relay::at_member(self, request).await,
             Route::Map => lab::map(self, &request),
             Route::Workers => Ok(lab::workers(self)),
             Route::Gone => Err(lab::gone()),
@@ -156,6 +173,12 @@ impl Face {
                 Err(Failure::new(Code::Internal, "a route was not dispatched"))
             }
         }
+    }
+}
+
+impl Answers for Face {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.answer_one(request).await
     }
 }
 

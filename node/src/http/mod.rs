@@ -4,17 +4,25 @@
 //! [`lab`], [`v1`], [`admin`], [`health`] or [`metrics`], and turned into bytes by [`respond`] or, for whole ranges, [`scan`]. There is no
 //! stack of layers: the two requests that matter most (a put and a get) pass a handful of function calls.
 //!
-//! Never: touches the log, the disk or another node (all of that is behind [`crate::handle::Handle`]); maps an error to a status code
+//! For the web page ([`ui`]) a node tells what changes as it changes ([`events`]) and passes requests on to the member that a person has chosen
+//! ([`relay`]); [`console`] serves the page of a whole cluster in `quorate local`. What browsers send for other sites is refused by [`origin`].
+//!
+//! Never: touches the log, the disk or the protocol between nodes (all of that is behind [`crate::handle::Handle`]); maps an error to a status code
 //! outside [`error`]; reads a body, a header or a range without a bound. Before: clients. After: [`crate::handle`].
 
 mod admin;
+pub(crate) mod console;
 mod error;
+mod events;
 mod face;
+mod follow;
 mod health;
 mod io;
 mod json;
 mod lab;
 mod metrics;
+mod origin;
+mod relay;
 mod request;
 mod respond;
 mod route;

@@ -189,7 +189,12 @@ pub(super) fn revision_of_etag(tag: &[u8]) -> Option<u64> {
 
 /// Lets only those pass who know the admin token, where one is set.
 pub(super) fn demand_admin(face: &Face, request: &Request<Incoming>) -> Result<(), Failure> {
-    let Some(token) = &face.handle.options().admin_token else { return Ok(()) };
+    demand_token(face.handle.options().admin_token.as_deref(), request)
+}
+
+/// The same for whoever has a token, or none, to ask for.
+pub(super) fn demand_token<B>(token: Option<&str>, request: &Request<B>) -> Result<(), Failure> {
+    let Some(token) = token else { return Ok(()) };
     let challenge = || hyper::header::HeaderValue::try_from("Bearer");
     let refuse = |message: &'static str| {
         Err(Failure::new(Code::Unauthorized, message).with_header(hyper::header::WWW_AUTHENTICATE, challenge()))

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -38,6 +39,8 @@ pub(super) enum Body {
     Full(Option<Bytes>),
     /// A range of the data, chunk by chunk.
     Scan(Box<Scan>),
+    /// Events, for as long as the client listens.
+    Events(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
 impl HttpBody for Body {
@@ -48,6 +51,7 @@ impl HttpBody for Body {
         match self.get_mut() {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Body::Scan(scan) => scan.poll_chunk(cx).map(|chunk| chunk.map(|c| c.map(Frame::data))),
+            Body::Events(events) => events.as_mut().poll_next(cx).map(|event| event.map(|e| Ok(Frame::data(e)))),
         }
     }
 
@@ -58,7 +62,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Body::Scan(_) => SizeHint::default(),
+            Body::Scan(_) | Body::Events(_) => SizeHint::default(),
         }
     }
 }

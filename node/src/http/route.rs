@@ -26,7 +26,7 @@ routes! {
     KvPut "kv_put", KvGet "kv_get", KvDelete "kv_delete",
     Health "health", Root "root", Map "map", Workers "workers", Gone "gone",
     V1Status "v1_status", V1Config "v1_config", V1Transfer "v1_transfer", V1Members "v1_members", V1Campaign "v1_campaign",
-    V1Later "v1_later",
+    V1Later "v1_later", V1Events "v1_events", V1Nodes "v1_nodes", Ui "ui",
     Metrics "metrics", Livez "livez", Readyz "readyz",
     Other "other",
 }
@@ -56,7 +56,7 @@ const fn entry(
 }
 
 /// All routes; the most frequent ones first, since the table is searched from its beginning.
-pub(super) static TABLE: [Entry; 28] = [
+pub(super) static TABLE: [Entry; 31] = [
     entry(
         "/v1/kv/",
         true,
@@ -95,6 +95,15 @@ pub(super) static TABLE: [Entry; 28] = [
     entry("/v1/cluster/transfer", false, &[("POST", Route::V1Transfer)], "POST", "hand leadership over"),
     entry("/v1/cluster/members", false, &[("POST", Route::V1Members)], "POST", "promote or remove one member"),
     entry("/v1/cluster/campaign", false, &[("POST", Route::V1Campaign)], "POST", "make this node the leader"),
+    entry(
+        "/v1/events",
+        false,
+        &[("GET", Route::V1Events)],
+        "GET, HEAD",
+        "state and figures as they change: ?scope=cluster",
+    ),
+    entry("/v1/nodes/", true, RELAYED, RELAYED_ALLOW, ""),
+    entry("/ui/", true, &[("GET", Route::Ui)], "GET, HEAD", ""),
     entry("/v1/txn", false, &[("POST", Route::V1Later)], "POST", ""),
     entry("/v1/watch", false, &[("GET", Route::V1Later)], "GET, HEAD", ""),
     entry("/v1/openapi.json", false, &[("GET", Route::V1Later)], "GET, HEAD", ""),
@@ -104,6 +113,11 @@ pub(super) static TABLE: [Entry; 28] = [
     entry("/heartbeat", false, GONE, GONE_ALLOW, ""),
     entry("/pull", false, GONE, GONE_ALLOW, ""),
 ];
+
+/// What is passed on to another member.
+const RELAYED: &[(&str, Route)] =
+    &[("GET", Route::V1Nodes), ("PUT", Route::V1Nodes), ("POST", Route::V1Nodes), ("DELETE", Route::V1Nodes)];
+const RELAYED_ALLOW: &str = "GET, HEAD, PUT, POST, DELETE";
 
 /// What nodes of the simple systems asked each other, with the methods they used.
 const GONE: &[(&str, Route)] =

@@ -10,17 +10,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::face::Face;
 use super::io::{HEAD_TIMEOUT, Io};
+use super::respond::Body;
 use crate::handle::Handle;
 
 /// How long connections may finish what they are doing when the node stops.
@@ -44,9 +45,27 @@ const BUFFER_BYTES_MAX: usize = 32 << 10;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
 content-length: 95\r\n\r\n{\"error\":{\"code\":\"overloaded\",\"message\":\"this node has as many connections as it allows now\"}}\n";
 
+/// Who answers the requests of a port.
+pub(super) trait Answers: Send + Sync + 'static {
+    /// The response, whatever happens.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// A port's bounds, and when to end.
+pub(super) struct Port {
+    /// Connections open on it, counted here.
+    pub open: Arc<AtomicUsize>,
+    /// Most of them.
+    pub limit: usize,
+    /// How long a head may take to arrive.
+    pub head_timeout: Duration,
+    /// Turns true when the port is to end.
+    pub stopping: watch::Receiver<bool>,
+}
+
 /// What connections share with the loop that accepts them.
-struct Server {
-    face: Face,
+struct Server<A> {
+    answers: A,
     stopping: AtomicBool,
     stop: Notify,
     head_timeout: Duration,
@@ -70,9 +89,15 @@ pub async fn serve(listener: TcpListener, handle: Handle) {
 pub(super) async fn serve_with(listener: TcpListener, handle: Handle, head_timeout: Duration) {
     let open = Arc::new(AtomicUsize::new(0));
     let limit = handle.options().limits.http_connections;
-    let mut stopping = handle.stopping();
+    let stopping = handle.stopping();
     let face = Face::new(handle, Arc::clone(&open));
-    let server = Arc::new(Server { face, stopping: AtomicBool::new(false), stop: Notify::new(), head_timeout });
+    serve_port(listener, face, Port { open, limit, head_timeout, stopping }).await;
+}
+
+/// Serves any port whose requests someone answers.
+pub(super) async fn serve_port<A: Answers>(listener: TcpListener, answers: A, port: Port) {
+    let Port { open, limit, head_timeout, mut stopping } = port;
+    let server = Arc::new(Server { answers, stopping: AtomicBool::new(false), stop: Notify::new(), head_timeout });
     // Every connection holds a sender; when all are dropped, the receiver knows that none is left.
     let (alive, mut all_ended) = mpsc::channel::<()>(1);
     {
@@ -122,7 +147,7 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
-async fn connection(stream: TcpStream, server: Arc<Server>, _while_open: (Open, mpsc::Sender<()>)) {
+async fn connection<A: Answers>(stream: TcpStream, server: Arc<Server<A>>, _while_open: (Open, mpsc::Sender<()>)) {
     // Without these the connection works too, only worse.
     let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
@@ -134,7 +159,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, _while_open: (Open, 
         busy.store(true, Ordering::Relaxed);
         let (busy, server) = (&busy, &server);
         async move {
-            let response = server.face.answer(request).await;
+            let response = server.answers.answer(request).await;
             busy.store(false, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(response)
         }

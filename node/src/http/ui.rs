@@ -1,28 +1,61 @@
-//! `GET /`: a page for browsers, the same in JSON for programs.
+//! `GET /`: the page for browsers, the same in JSON for programs; and the files that the page is made of.
 //!
-//! The page is plain: filled in here, without a script, reloading itself. Everything that comes from a configuration is escaped.
-
-use std::fmt::Write as _;
+//! The files are part of the program: nothing is fetched from anywhere else, and the policy sent with the page forbids it.
 
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, VARY};
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
+    VARY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Request, Response, StatusCode};
-use quorate_api::{MemberStatus, Status};
 use serde_json::json;
 
-use super::face::Face;
+use super::error::{Code, Failure};
+use super::face::{Answer, Face};
 use super::respond::{Body, full, json_of};
 use super::route::TABLE;
-use super::status;
 
-const PAGE: &str = include_str!("page.html");
+/// Scripts, styles and figures from this port alone, and no other way out.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
+
+/// One file of the page.
+struct Asset {
+    path: &'static str,
+    kind: &'static str,
+    bytes: &'static [u8],
+}
+
+macro_rules! assets {
+    ($($name:literal $kind:literal),* $(,)?) => {
+        [$(Asset { path: concat!("/ui/", $name), kind: $kind, bytes: include_bytes!(concat!("ui/", $name)) }),*]
+    };
+}
+
+/// The page itself comes first.
+static ASSETS: [Asset; 10] = assets! {
+    "index.html" "text/html; charset=utf-8",
+    "style.css" "text/css; charset=utf-8",
+    "icon.svg" "image/svg+xml",
+    "app.js" "text/javascript; charset=utf-8",
+    "ask.js" "text/javascript; charset=utf-8",
+    "charts.js" "text/javascript; charset=utf-8",
+    "controls.js" "text/javascript; charset=utf-8",
+    "data.js" "text/javascript; charset=utf-8",
+    "model.js" "text/javascript; charset=utf-8",
+    "words.js" "text/javascript; charset=utf-8",
+};
 
 /// Answers in the form that `Accept` asks for.
 pub(super) fn root(face: &Face, request: &Request<Incoming>) -> Response<Body> {
-    let browser = request.headers().get_all(ACCEPT).iter().any(|v| v.as_bytes().windows(9).any(|w| w == b"text/html"));
-    let mut response = if browser { page(face) } else { list(face) };
+    let mut response = if wants_page(request) { page(request) } else { list(face) };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     response
+}
+
+/// Whether a browser asks.
+fn wants_page<B>(request: &Request<B>) -> bool {
+    request.headers().get_all(ACCEPT).iter().any(|v| v.as_bytes().windows(9).any(|w| w == b"text/html"))
 }
 
 fn list(face: &Face) -> Response<Body> {
@@ -43,72 +76,36 @@ fn list(face: &Face) -> Response<Body> {
     )
 }
 
-fn page(face: &Face) -> Response<Body> {
-    let status = status::status(&face.handle);
-    let (tcp_host, tcp_port) = status.node.tcp.rsplit_once(':').unwrap_or((&status.node.tcp, "6379"));
-    let text = PAGE
-        .replace("{{name}}", &escape(&status.node.name))
-        .replace("{{role}}", &escape(&status.node.role))
-        .replace("{{summary}}", &escape(&summary(&status)))
-        .replace("{{explanation}}", &escape(&status.config.explanation))
-        .replace("{{members}}", &rows(&status.members))
-        .replace("{{keys}}", &face.handle.store().count().to_string())
-        .replace("{{url}}", &escape(&status.node.http))
-        .replace("{{leader_url}}", &escape(status.leader_url.as_deref().unwrap_or(&status.node.http)))
-        .replace("{{tcp}}", &escape(&format!("{tcp_host} {tcp_port}")))
-        .replace("{{redis}}", &escape(&format!("-h {tcp_host} -p {tcp_port}")))
-        .replace("{{version}}", env!("CARGO_PKG_VERSION"));
-    let mut response = full(StatusCode::OK, HeaderValue::from_static("text/html; charset=utf-8"), text.into());
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+/// The page, whoever serves it.
+pub(super) fn page<B>(request: &Request<B>) -> Response<Body> {
+    let [page, ..] = &ASSETS;
+    let mut response = file(page, request);
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
 
-fn summary(status: &Status) -> String {
-    let leader = status.leader.as_deref().map_or("no leader at the moment".to_owned(), |l| format!("{l} leads"));
-    format!("{leader}, term {}, committed {}, applied {}", status.term, status.commit, status.applied)
+/// `GET /ui/{file}`
+pub(super) fn asset<B>(request: &Request<B>) -> Answer {
+    let path = request.uri().path();
+    let asset = ASSETS.iter().skip(1).find(|a| a.path == path);
+    let asset = asset.ok_or_else(|| Failure::new(Code::RouteNotFound, "the page has no such file"))?;
+    Ok(file(asset, request))
 }
 
-fn rows(members: &[MemberStatus]) -> String {
-    let mut rows = String::new();
-    for m in members {
-        let (health, class) = match m.healthy {
-            Some(true) => ("healthy", "good"),
-            Some(false) => ("silent", "bad"),
-            None => ("the leader knows", "dim"),
-        };
-        let number = |n: Option<u64>| n.map_or("–".to_owned(), |n| n.to_string());
-        // Writing to a String cannot fail.
-        let _ = write!(
-            rows,
-            "<tr><td>{name}</td><td>{role}</td><td><a href=\"{http}\">{http}</a></td><td>{tcp}</td>\
-             <td class=\"{class}\">{health}</td><td>{heard}</td><td>{lag}</td></tr>",
-            name = escape(&m.name),
-            role = escape(&m.role),
-            http = escape(&m.http),
-            tcp = escape(&m.tcp),
-            heard = number(m.last_heard_ms),
-            lag = number(m.lag),
-        );
+fn file<B>(asset: &Asset, request: &Request<B>) -> Response<Body> {
+    let tag = format!("\"{:08x}{:x}\"", crc32fast::hash(asset.bytes), asset.bytes.len());
+    let known = request.headers().get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let (status, bytes) = if known { (StatusCode::NOT_MODIFIED, &b""[..]) } else { (StatusCode::OK, asset.bytes) };
+    let mut response = full(status, HeaderValue::from_static(asset.kind), bytes.into());
+    let headers = response.headers_mut();
+    // Asked for each time, answered with 304: another version of the program brings another page.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(ETAG, tag);
     }
-    rows
-}
-
-/// Text that is safe between tags and in quoted attributes. A brace is one too, so that nobody's name is taken for a blank to fill in.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '{' => safe.push_str("&#123;"),
-            other => safe.push(other),
-        }
-    }
-    safe
+    response
 }

@@ -2,7 +2,8 @@
 //!
 //! Each append with entries gets a time before which it does not leave; the lane keeps the message, this line only wakes the lane when
 //! the time has come. So a thousand appends wait side by side and none caps the others. A thread of its own, because the runtime's
-//! timer counts in milliseconds and delays of a tenth of one are usual here. Nothing runs while no delay is configured.
+//! timer counts in milliseconds and delays of a tenth of one are usual here. Nothing runs until the first delay is configured. The range may change while
+//! appends wait: what waits keeps its time, and what follows leaves after it.
 //!
 //! Before: [`super::Network::send`]. After: [`super::connection`].
 
@@ -52,10 +53,15 @@ struct Line<S> {
     changed: Condvar,
 }
 
+/// The range of the delays, and the state of the dice.
+struct Draws {
+    range: (Duration, Duration),
+    dice: u64,
+}
+
 /// Draws delays, and wakes who waits for one.
 pub(super) struct DelayLine<S> {
-    range: (Duration, Duration),
-    draws: Mutex<u64>,
+    draws: Mutex<Draws>,
     line: Arc<Line<S>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -63,7 +69,7 @@ pub(super) struct DelayLine<S> {
 impl<S: Sleeper + 'static> DelayLine<S> {
     /// A line for delays in this range; `None` if there is no delay, or no thread to be had.
     pub(super) fn start(range: (Duration, Duration)) -> Option<DelayLine<S>> {
-        let range = (range.0.min(range.1), range.1.max(range.0));
+        let range = in_order(range);
         if range.1.is_zero() {
             return None;
         }
@@ -73,7 +79,8 @@ impl<S: Sleeper + 'static> DelayLine<S> {
         match thread {
             Ok(thread) => {
                 let thread = Mutex::new(Some(thread));
-                Some(DelayLine { range, draws: Mutex::new(RandomState::new().hash_one(1)), line, thread })
+                let draws = Mutex::new(Draws { range, dice: RandomState::new().hash_one(1) });
+                Some(DelayLine { draws, line, thread })
             }
             Err(error) => {
                 tracing::error!(%error, "the simulated delay is off: its thread did not start");
@@ -84,8 +91,14 @@ impl<S: Sleeper + 'static> DelayLine<S> {
 
     /// A delay, uniform in the range.
     pub(super) fn draw(&self) -> Duration {
-        let span = self.range.1 - self.range.0;
-        self.range.0 + span.mul_f64(unit(&mut self.draws.lock()))
+        let mut draws = self.draws.lock();
+        let (low, high) = draws.range;
+        low + (high - low).mul_f64(unit(&mut draws.dice))
+    }
+
+    /// Another range, for whatever is drawn from now on.
+    pub(super) fn set_range(&self, range: (Duration, Duration)) {
+        self.draws.lock().range = in_order(range);
     }
 
     /// Wakes `who` at that time.
@@ -107,6 +120,10 @@ impl<S: Sleeper + 'static> DelayLine<S> {
             let _ = thread.join();
         }
     }
+}
+
+fn in_order(range: (Duration, Duration)) -> (Duration, Duration) {
+    (range.0.min(range.1), range.1.max(range.0))
 }
 
 impl<S: Sleeper> Line<S> {
@@ -181,6 +198,8 @@ mod tests {
         assert!(draws.iter().all(|d| (low..=high).contains(d)));
         let mean = draws.iter().sum::<Duration>() / 1000;
         assert!((Duration::from_micros(500)..Duration::from_micros(600)).contains(&mean), "{mean:?}");
+        line.set_range((Duration::from_secs(3), Duration::from_secs(2)));
+        assert!((0..100).map(|_| line.draw().as_secs()).all(|s| s == 2), "the other range, low end first");
         line.stop();
     }
 }

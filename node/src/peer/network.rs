@@ -6,8 +6,8 @@
 //! Before: [`crate::driver`]. After: [`super::connection`], [`super::accept`], [`super::snapshot`].
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,7 +55,8 @@ pub(super) struct Shared {
     pub log: Arc<dyn LogSource>,
     pub stop: watch::Sender<bool>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
-    delay: Option<DelayLine<Lane>>,
+    /// There from the first time that a delay is asked for.
+    delay: OnceLock<DelayLine<Lane>>,
     /// The term this node leads, zero for none.
     leading: AtomicU64,
     calls: AtomicU64,
@@ -161,7 +162,7 @@ impl Shared {
             self.complain(&format!("the queue to node {} is full: messages are dropped", peer.id));
             self.report_unreachable(peer.id);
         }
-        if let (Some(at), Some(line)) = (due, &self.delay) {
+        if let (Some(at), Some(line)) = (due, self.delay.get()) {
             line.at(at, lane.clone());
         }
     }
@@ -228,7 +229,7 @@ impl Network {
     ) -> Network {
         let shared = Arc::new(Shared {
             registry: Registry::new(identity),
-            delay: DelayLine::start(options.delay),
+            delay: DelayLine::start(options.delay).map_or_else(OnceLock::new, OnceLock::from),
             options,
             metrics,
             log,
@@ -282,6 +283,19 @@ impl Network {
         self.shared.leading.store(term.map_or(0, |t| t.0), Ordering::SeqCst);
     }
 
+    /// Delays appends with entries by times in this range, from now on.
+    pub fn set_delay(&self, range: (Duration, Duration)) {
+        if let Some(line) = self.shared.delay.get() {
+            line.set_range(range);
+        } else if let Some(line) = DelayLine::start(range)
+            && let Err(line) = self.shared.delay.set(line)
+        {
+            // Someone else was first.
+            line.stop();
+            self.set_delay(range);
+        }
+    }
+
     /// Sends a message. Never waits; what cannot be sent is dropped, see [`PeerEvent::Unreachable`].
     pub fn send(&self, to: NodeId, message: Message, records: Records) {
         let Some(peer) = self.shared.peer(to) else { return };
@@ -289,7 +303,7 @@ impl Network {
             return self.shared.put(&peer, &peer.control, Outgoing::Message { message, records }, None);
         };
         // An append without entries is not delayed itself, but stays behind those that were sent before it.
-        let delay = self.shared.delay.as_ref().map(|d| if entries.is_empty() { Duration::ZERO } else { d.draw() });
+        let delay = self.shared.delay.get().map(|d| if entries.is_empty() { Duration::ZERO } else { d.draw() });
         self.shared.put(&peer, &peer.bulk, Outgoing::Message { message, records }, delay);
     }
 
@@ -382,7 +396,7 @@ impl Network {
         tasks.shutdown().await;
         let peers = std::mem::take(&mut *self.shared.peers.write());
         peers.values().flat_map(|p| p.lanes()).for_each(|lane| lane.close());
-        if let Some(delay) = &self.shared.delay {
+        if let Some(delay) = self.shared.delay.get() {
             delay.stop();
         }
     }

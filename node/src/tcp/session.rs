@@ -154,6 +154,7 @@ impl Session {
     pub(super) async fn run(mut self) -> io::Result<()> {
         let mut stop = self.face.handle.stopping();
         while self.fill(&mut stop).await? {
+            self.face.handle.awake().await;
             let flow = self.carry_out().await?;
             self.settle().await?;
             self.flush().await?;

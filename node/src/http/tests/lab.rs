@@ -171,16 +171,9 @@ async fn the_root_is_a_page_for_browsers_and_a_list_for_programs() {
     assert!(list["endpoints"]["PUT|GET|DELETE /v1/kv/{key}"].is_string(), "{list}");
     assert!(list["endpoints"].get("POST /v1/txn").is_none(), "what is not there is not listed");
 
-    server.change_state(|state| {
-        let mut config = (**state.config.as_ref().expect("config")).clone();
-        config.voters[1].name = "<b>{{keys}}".to_owned();
-        state.config = Some(std::sync::Arc::new(config));
-    });
     let page = server.ask("GET", "/", &["accept: text/html,application/xhtml+xml,*/*;q=0.8"], b"").await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-    assert!(page.text().contains("&lt;b&gt;&#123;&#123;keys}}"), "names are escaped");
-    assert!(page.text().contains("2 of 3 copies") && page.text().contains("node3"));
-    assert!(!page.text().contains("{{"), "every blank is filled in");
+    assert!(page.text().contains("/ui/app.js"));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod admin;
 mod lab;
 mod limits;
+mod page;
 mod v1;
 
 use std::net::SocketAddr;
