@@ -31,7 +31,7 @@ const READY_POLL: Duration = Duration::from_millis(20);
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// The nodes share one process: a quarter of the memory that a node of its own takes.
-fn limits_of_one_among_many() -> Limits {
+pub(super) fn limits_of_one_among_many() -> Limits {
     Limits { overlay_bytes: 16 << 20, cache_bytes: 16 << 20, segment_bytes: 16 << 20, ..Limits::default() }
 }
 
