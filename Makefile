@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e observe faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) model $(MAKE) --no-print-directory model
 	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
+	@$(STAGE) observe $(MAKE) --no-print-directory observe
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
 setup: ## Install what the tests need
@@ -52,6 +53,10 @@ model-large: ## The same within larger bounds: many minutes, gigabytes of memory
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
 	cargo test -p quorate-tests --lib --bins --test e2e -- --test-threads=4
+
+observe: ## Metrics, dashboards and alerts through a real Prometheus
+	cargo build --bin quorate
+	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
 
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged
@@ -85,9 +90,8 @@ basic: ## Ten writes, read from all six nodes, compared; with detailed output
 	cargo build --bin quorate
 	cargo run --quiet -p quorate-tests --bin basic
 
-perf: ## Every write quorum in turn, 100 concurrent writes each: latency by quorum
-	cargo build --release --bin quorate
-	cargo run --quiet --release -p quorate-tests --bin perf
+perf: ## Every write quorum in turn, with nodes down too: tables and plots in quorate-sweep/
+	cargo run --quiet --release -- sweep
 
 bench: ## Side by side with etcd and Redis; about a quarter of an hour
 	cargo build --release --bin quorate

@@ -26,11 +26,8 @@ const SOME_KEY: &str = "/v1/kv/bench-0000000000?consistency=local";
 /// Codes by which a write certainly had no effect. Whatever else goes wrong leaves its outcome open.
 const REFUSALS: [&str; 8] =
     ["no_leader", "no_quorum", "overloaded", "forming", "stopping", "no_space", "not_leader", "connection refused"];
-/// Points of a distribution, as shares of the writes: close together where the slow ones are.
-const SHARES: [f64; 22] = [
-    0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99,
-    0.999, 1.0,
-];
+/// Of a distribution the steps of a hundredth, and these beyond.
+const TAIL: [f64; 3] = [0.995, 0.999, 1.0];
 
 /// What every round sends.
 #[derive(Clone, Debug)]
@@ -204,7 +201,8 @@ fn distribution(tally: &Tally) -> Vec<Point> {
         return Vec::new();
     }
     let ms = |share: f64| tally.writes.value_at_quantile(share) as f64 / 1e3;
-    SHARES.iter().map(|share| Point { share: *share, ms: ms(*share) }).collect()
+    let steps = (0..100).map(|percent| f64::from(percent) / 100.0);
+    steps.chain(TAIL).map(|share| Point { share, ms: ms(share) }).collect()
 }
 
 fn copies(counts: &BTreeMap<u32, u64>) -> Option<Copies> {

@@ -309,6 +309,7 @@ where
     let mut chart = chart!(area, pen, (low..high).log_scale(), 0.0..100.0);
     chart
         .configure_mesh()
+        .x_labels(24)
         .x_label_formatter(&short)
         .y_label_formatter(&|y| format!("{y:.0}%"))
         .bold_line_style(pen.line(GRID, 1.0))
