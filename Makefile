@@ -25,6 +25,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) web $(MAKE) --no-print-directory web
+	@$(STAGE) observe $(MAKE) --no-print-directory observe
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
 setup: ## Install what the tests need
@@ -63,6 +64,10 @@ pictures: web ## The README's picture, from the screenshots
 	mkdir -p docs/images
 	cp target/screenshots/readme.png docs/images/page.png
 
+observe: ## Metrics, dashboards and alerts through a real Prometheus
+	cargo build --bin quorate
+	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
+
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged
 	cargo build --bin quorate
@@ -95,9 +100,8 @@ basic: ## Ten writes, read from all six nodes, compared; with detailed output
 	cargo build --bin quorate
 	cargo run --quiet -p quorate-tests --bin basic
 
-perf: ## Every write quorum in turn, 100 concurrent writes each: latency by quorum
-	cargo build --release --bin quorate
-	cargo run --quiet --release -p quorate-tests --bin perf
+perf: ## Every write quorum in turn, with nodes down too: tables and plots in quorate-sweep/
+	cargo run --quiet --release -- sweep
 
 bench: ## Side by side with etcd and Redis; about a quarter of an hour
 	cargo build --release --bin quorate

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::register_font;
 
-use crate::failure::{Context, Outcome};
+use crate::failure::{Context, Failure, Outcome};
 use crate::report::thousands;
 use crate::results::{Cell, Results, System, Workload};
 
@@ -22,6 +23,9 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Draws what there are figures for and returns the names of the files.
 pub(crate) fn draw(results: &Results, folder: &Path) -> Outcome<Vec<&'static str>> {
+    // Texts are measured with a font that comes along: a machine for measurements has none.
+    let font = register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
+    font.map_err(|_| Failure::new("the plots' font cannot be read"))?;
     let rate = |c: &Cell| Some(c.figures.per_second);
     let p99 = |c: &Cell| Some(c.figures.p99_ms);
     let puts = [(Workload::Put, 1), (Workload::Put, 64), (Workload::Put, 256)];

@@ -48,6 +48,10 @@ pub struct Metrics {
     pub follower_lag_seconds: GaugeVec,
     /// Members by `kind` (voter, learner).
     pub members: GaugeVec,
+    /// W, E and C by `kind` (write, election, commit); of a change under way those to be.
+    pub quorum: GaugeVec,
+    /// Whether the node has caught up once since it started.
+    pub ready: IntGauge,
     /// Live voters − E (this and the other two without labels; there on a leader only).
     pub failover_margin: IntGaugeVec,
     /// Live voters − C.
@@ -64,6 +68,8 @@ pub struct Metrics {
     pub in_flight_writes: IntGauge,
     /// Free bytes of the disk the data lives on.
     pub disk_free_bytes: Gauge,
+    /// Free bytes below which writes are refused.
+    pub disk_reserve_bytes: Gauge,
     /// Elections this node started.
     pub elections: IntCounter,
     /// Leaders this node has seen come.
@@ -92,6 +98,8 @@ impl Metrics {
         // Memory, descriptors and CPU time of the process; in `quorate local` the same on each of its nodes.
         #[cfg(target_os = "linux")]
         r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = gauges(r, "quorate_build_info", "1, with the version of the program.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let metrics = Metrics {
             request_seconds: histograms(
                 r,
@@ -141,6 +149,8 @@ impl Metrics {
                 &["peer"],
             )?,
             members: gauges(r, "quorate_members", "Members of the cluster.", &["kind"])?,
+            quorum: gauges(r, "quorate_quorum", "Nodes that a write, an election or a commit needs.", &["kind"])?,
+            ready: int_gauge(r, "quorate_ready", "1 if this node has caught up once since it started.")?,
             failover_margin: registered(
                 r,
                 IntGaugeVec::new(
@@ -164,6 +174,10 @@ impl Metrics {
             overlay_bytes: int_gauge(r, "quorate_overlay_bytes", "Bytes applied but not yet in the engine.")?,
             in_flight_writes: int_gauge(r, "quorate_in_flight_writes", "Writes under way.")?,
             disk_free_bytes: registered(r, Gauge::new("quorate_disk_free_bytes", "Free bytes where the data lives."))?,
+            disk_reserve_bytes: registered(
+                r,
+                Gauge::new("quorate_disk_reserve_bytes", "Free bytes below which writes are refused."),
+            )?,
             elections: int_counter(r, "quorate_elections_total", "Elections this node started.")?,
             leader_changes: int_counter(r, "quorate_leader_changes_total", "Leaders this node has seen come.")?,
             refused: registered(

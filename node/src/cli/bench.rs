@@ -2,8 +2,8 @@
 //!
 //! The clients are in [`load`], their protocols in [`wire`]; here are the flags, the phases (connect, warm up, measure) and the report.
 
-mod load;
-mod wire;
+pub(super) mod load;
+pub(super) mod wire;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -139,6 +139,7 @@ impl BenchArgs {
             keys: self.keys,
             value_bytes: self.value_size,
             rate: self.rate,
+            wave: 1,
             timeout: self.timeout,
         };
         Ok((load, self.requests.map_or(Until::Elapsed(self.duration), Until::Requests)))
@@ -146,7 +147,7 @@ impl BenchArgs {
 }
 
 /// `host:port` in a URL of the protocol.
-fn address(url: &str, protocol: Protocol) -> Result<String, String> {
+pub(super) fn address(url: &str, protocol: Protocol) -> Result<String, String> {
     let (name, scheme, example) = match protocol {
         Protocol::Http => ("http", "http://", "http://127.0.0.1:8000"),
         Protocol::Resp => ("resp", "redis://", "127.0.0.1:6379"),
@@ -189,18 +190,18 @@ pub(crate) struct Report {
 /// Latencies in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Latency {
-    count: u64,
-    mean_ms: f64,
-    p50_ms: f64,
-    p95_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+    pub(super) count: u64,
+    pub(super) mean_ms: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p95_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
+    pub(super) max_ms: f64,
 }
 
 impl Latency {
     /// `None` if nothing was recorded.
-    fn of(histogram: &Histogram<u64>) -> Option<Latency> {
+    pub(super) fn of(histogram: &Histogram<u64>) -> Option<Latency> {
         let at = |q| histogram.value_at_quantile(q) as f64 / 1e3;
         (!histogram.is_empty()).then(|| Latency {
             count: histogram.len(),
@@ -236,6 +237,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
 
 async fn measure(load: Load, until: Until, warm_up: Duration) -> Result<Report, Failure> {
     let load = Arc::new(load);
+    let mut clients = connect(&load).await?;
+    if !warm_up.is_zero() {
+        let (warm, _, _, _) = phase(clients, &load, Until::Elapsed(warm_up), "warming up".to_owned()).await?;
+        clients = warm;
+    }
+    let (_, tally, elapsed, unsent) = phase(clients, &load, until, "measuring".to_owned()).await?;
+    Ok(report(&load, &tally, elapsed, unsent))
+}
+
+/// Every client of a load, connected.
+pub(super) async fn connect(load: &Arc<Load>) -> Result<Vec<Client>, Failure> {
     let mut clients = Vec::with_capacity(load.clients);
     for number in 0..load.clients {
         let client = Client::connect(load.clone(), number).await.map_err(|e| {
@@ -246,24 +258,19 @@ async fn measure(load: Load, until: Until, warm_up: Duration) -> Result<Report, 
         })?;
         clients.push(client);
     }
-    if !warm_up.is_zero() {
-        let (warm, _, _, _) = phase(clients, &load, Until::Elapsed(warm_up), "warming up").await?;
-        clients = warm;
-    }
-    let (_, tally, elapsed, unsent) = phase(clients, &load, until, "measuring").await?;
-    Ok(report(&load, &tally, elapsed, unsent))
+    Ok(clients)
 }
 
 /// Runs every client until the end: the clients again, what they counted, how long it took, and what was never sent.
-async fn phase(
+pub(super) async fn phase(
     clients: Vec<Client>,
     load: &Arc<Load>,
     until: Until,
-    name: &'static str,
+    name: String,
 ) -> Result<(Vec<Client>, Tally, Duration, u64), Failure> {
     let counted = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
-    let pacer = Arc::new(Pacer::new(start, load.rate, until));
+    let pacer = Arc::new(Pacer::new(start, load.rate, load.wave, until));
     let tasks: Vec<_> = clients.into_iter().map(|c| tokio::spawn(c.run(pacer.clone(), counted.clone()))).collect();
     let progress = tokio::spawn(progress(name, until, start, counted));
     let (mut back, mut tally) = (Vec::with_capacity(tasks.len()), Tally::new());
@@ -280,7 +287,7 @@ async fn phase(
     Ok((back, tally, elapsed, pacer.unsent()))
 }
 
-async fn progress(name: &'static str, until: Until, start: Instant, counted: Arc<AtomicU64>) {
+async fn progress(name: String, until: Until, start: Instant, counted: Arc<AtomicU64>) {
     if !std::io::stderr().is_terminal() {
         return;
     }

@@ -39,7 +39,7 @@ const PAGE_PORTS: std::ops::Range<u16> = 8080..8100;
 const ORDERS_WAITING: usize = 16;
 
 /// The nodes share one process: a quarter of the memory that a node of its own takes.
-fn limits_of_one_among_many() -> Limits {
+pub(super) fn limits_of_one_among_many() -> Limits {
     Limits { overlay_bytes: 16 << 20, cache_bytes: 16 << 20, segment_bytes: 16 << 20, ..Limits::default() }
 }
 

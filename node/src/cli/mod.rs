@@ -14,6 +14,7 @@ mod local;
 mod output;
 mod serve;
 mod settings;
+mod sweep;
 mod units;
 mod verbs;
 
@@ -37,6 +38,7 @@ Examples:
   quorate get hello
   quorate status --url http://10.0.0.7:8000
   quorate bench --clients 64 --duration 10s
+  quorate sweep                              what each write quorum costs, as tables and plots
 
 `quorate serve --help` is the manual of every setting.";
 
@@ -102,12 +104,12 @@ enum Verb {
     /// Drives load and measures it
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
+    /// Measures every write quorum in turn, and draws what each costs
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::SweepArgs),
     /// Follows changes (later)
     #[command(hide = true)]
     Watch(Later),
-    /// Runs every write quorum in turn (later)
-    #[command(hide = true)]
-    Sweep(Later),
 }
 
 /// Whatever was given to a verb that is not there yet.
@@ -154,8 +156,8 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         Verb::Config(args) => asking(verbs::config(args)),
         Verb::Transfer(args) => asking(verbs::transfer(args)),
         Verb::Bench(args) => bench::run(args),
+        Verb::Sweep(args) => sweep::run(args),
         Verb::Watch(_) => Err(later("watch")),
-        Verb::Sweep(_) => Err(later("sweep")),
     }
 }
 

@@ -422,7 +422,7 @@ pub(crate) async fn transfer(args: &TransferArgs) -> Result<(), Failure> {
     done(&args.target, &reply, "leadership is handed over")
 }
 
-async fn read_status(client: &Client) -> Result<Status, Failure> {
+pub(super) async fn read_status(client: &Client) -> Result<Status, Failure> {
     parsed(&client.ask(&Ask::get("/v1/status")).await?)
 }
 
@@ -480,7 +480,7 @@ fn as_number(text: String) -> serde_json::Value {
     text.parse::<u64>().map_or_else(|_| json!(text), |n| json!(n))
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
     serde_json::from_slice(&reply.body).map_err(|e| {
         Failure::Error(format!("the node's answer is not what this version expects ({e}): check --url and versions"))
     })

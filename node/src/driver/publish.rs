@@ -51,6 +51,7 @@ impl Driver {
         metrics.commit_index.set(gauge(self.replica.commit().0));
         metrics.applied_index.set(gauge(self.applied.0));
         metrics.wal_bytes.set(gauge(self.wal.bytes()));
+        metrics.ready.set(i64::from(self.ready));
         metrics.in_flight_writes.set(gauge(self.waiters.len() as u64));
         // What only a leader knows is not there on others: a number of the past would be taken for one of the present.
         for gauges in [&metrics.follower_lag_entries, &metrics.follower_lag_seconds] {
@@ -60,6 +61,10 @@ impl Driver {
         let Some(config) = self.replica.config().cloned() else { return };
         metrics.members.with_label_values(&["voter"]).set(config.voters.len() as f64);
         metrics.members.with_label_values(&["learner"]).set(config.learners.len() as f64);
+        let quorum = config.quorum();
+        for (kind, nodes) in [("write", quorum.write()), ("election", quorum.election()), ("commit", quorum.commit())] {
+            metrics.quorum.with_label_values(&[kind]).set(nodes as f64);
+        }
         if role != Role::Leader {
             margins.into_iter().for_each(IntGaugeVec::reset);
             return;
@@ -88,9 +93,10 @@ impl Driver {
         let Body::HeartbeatReply { round } = body else { return };
         let Some(began) = self.round_trips.round(*round) else { return };
         if !self.round_trips.seconds.contains_key(&from) {
-            // Names are few, but over the years not as few as members are.
+            // Names are few, but over the years not as few as members are: those of the past go, from what is scraped, too.
             if self.round_trips.seconds.len() >= ROUND_TRIPS_MAX {
                 self.round_trips.seconds.clear();
+                self.shared.metrics.peer_round_trip_seconds.reset();
             }
             let name = self.name_of(from);
             let seconds = self.shared.metrics.peer_round_trip_seconds.with_label_values(&[&name]);

@@ -85,6 +85,7 @@ impl Driver {
     pub(super) fn on_space(&mut self, free: u64) {
         self.shared.metrics.disk_free_bytes.set(free as f64);
         let reserve = self.shared.options.limits.disk_reserve_bytes;
+        self.shared.metrics.disk_reserve_bytes.set(reserve as f64);
         // A tenth above the reserve before writes are taken again, so that the state does not flap.
         let full = if self.disk_full { free < reserve + reserve / 10 } else { free < reserve };
         if full != self.disk_full {

@@ -18,5 +18,6 @@ mod leases;
 mod local;
 mod quorums;
 mod redis;
+mod sweep;
 mod tcp_lines;
 mod v1;

@@ -40,6 +40,8 @@ pub(crate) struct Load {
     pub(crate) value_bytes: usize,
     /// Requests a second; `None`: closed loop.
     pub(crate) rate: Option<f64>,
+    /// Requests that are due at the same moment; at a rate, the waves come as much further apart.
+    pub(crate) wave: u64,
     /// How long an answer is waited for.
     pub(crate) timeout: Duration,
 }
@@ -56,13 +58,15 @@ pub(crate) enum Until {
 pub(crate) struct Pacer {
     start: Instant,
     rate: Option<f64>,
+    wave: u64,
     until: Until,
     next: AtomicU64,
 }
 
 impl Pacer {
-    pub(crate) fn new(start: Instant, rate: Option<f64>, until: Until) -> Pacer {
-        Pacer { start, rate, until, next: AtomicU64::new(0) }
+    pub(crate) fn new(start: Instant, rate: Option<f64>, wave: u64, until: Until) -> Pacer {
+        assert!(wave > 0, "a wave of no request never ends");
+        Pacer { start, rate, wave, until, next: AtomicU64::new(0) }
     }
 
     /// Takes up to `count` requests: how many, and when they are due. `None` when it is over.
@@ -81,7 +85,8 @@ impl Pacer {
     }
 
     fn due(&self, index: u64) -> Instant {
-        self.rate.map_or(self.start, |rate| self.start + Duration::from_secs_f64(index as f64 / rate))
+        let begun = index - index % self.wave;
+        self.rate.map_or(self.start, |rate| self.start + Duration::from_secs_f64(begun as f64 / rate))
     }
 
     /// Requests that were due within the time but never sent, because every client was busy. Only an open loop has them.
@@ -112,6 +117,10 @@ pub(crate) struct Tally {
     pub(crate) reads: Histogram<u64>,
     pub(crate) missing: u64,
     pub(crate) errors: BTreeMap<String, u64>,
+    /// How many writes were acknowledged with so many copies, where answers tell.
+    pub(crate) copies: BTreeMap<u32, u64>,
+    /// The highest revision that an answer named.
+    pub(crate) revision: u64,
 }
 
 impl Tally {
@@ -122,7 +131,14 @@ impl Tally {
                 .or_else(|_| Histogram::new(3))
                 .unwrap_or_else(|e| panic!("{e}"))
         };
-        Tally { writes: empty(), reads: empty(), missing: 0, errors: BTreeMap::new() }
+        Tally {
+            writes: empty(),
+            reads: empty(),
+            missing: 0,
+            errors: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            revision: 0,
+        }
     }
 
     pub(crate) fn record(&mut self, op: Op, answer: Answer, latency: Duration) {
@@ -130,7 +146,12 @@ impl Tally {
         match answer {
             Answer::Error(code) => return self.error(code, 1),
             Answer::Missing => self.missing += 1,
-            Answer::Done => {}
+            Answer::Done(told) => {
+                if let Some(copies) = told.copies.filter(|_| op == Op::Write) {
+                    *self.copies.entry(copies).or_default() += 1;
+                }
+                self.revision = self.revision.max(told.revision.unwrap_or(0));
+            }
         }
         match op {
             Op::Write => self.writes.saturating_record(micros),
@@ -151,6 +172,10 @@ impl Tally {
         for (code, count) in &other.errors {
             self.error(code.clone(), *count);
         }
+        for (copies, count) in &other.copies {
+            *self.copies.entry(*copies).or_default() += count;
+        }
+        self.revision = self.revision.max(other.revision);
     }
 
     /// Requests that were answered without an error.
@@ -279,6 +304,7 @@ fn name_of(error: &std::io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Told;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -286,18 +312,26 @@ mod tests {
     #[test]
     fn an_open_loop_hands_out_requests_at_their_times_and_a_closed_one_at_once() {
         let start = Instant::now();
-        let open = Pacer::new(start, Some(1000.0), Until::Elapsed(10 * MS));
+        let open = Pacer::new(start, Some(1000.0), 1, Until::Elapsed(10 * MS));
         let dues: Vec<_> = std::iter::from_fn(|| open.take(1, start)).map(|(_, due)| due - start).collect();
         assert_eq!(dues, (0..10).map(|i| i * MS).collect::<Vec<_>>());
-        let closed = Pacer::new(start, None, Until::Requests(5));
+        let closed = Pacer::new(start, None, 1, Until::Requests(5));
         let taken: Vec<_> = std::iter::from_fn(|| closed.take(2, start + MS)).collect();
         assert_eq!(taken, [(2, start), (2, start), (1, start)]);
     }
 
     #[test]
+    fn the_requests_of_a_wave_are_due_together_and_the_rate_stays() {
+        let start = Instant::now();
+        let pacer = Pacer::new(start, Some(1000.0), 4, Until::Requests(9));
+        let dues: Vec<_> = std::iter::from_fn(|| pacer.take(1, start)).map(|(_, due)| due - start).collect();
+        assert_eq!(dues, [0, 0, 0, 0, 4, 4, 4, 4, 8].map(|at| at * MS));
+    }
+
+    #[test]
     fn nothing_is_handed_out_after_the_end_and_what_was_due_before_it_is_counted_as_unsent() {
         let start = Instant::now();
-        let pacer = Pacer::new(start, Some(1000.0), Until::Elapsed(10 * MS));
+        let pacer = Pacer::new(start, Some(1000.0), 1, Until::Elapsed(10 * MS));
         assert!(pacer.take(1, start).is_some());
         assert_eq!(pacer.take(1, start + 10 * MS), None);
         assert_eq!(pacer.unsent(), 9);
@@ -319,7 +353,7 @@ mod tests {
     fn a_tally_keeps_reads_writes_and_errors_apart_and_adds_up() {
         let mut one = Tally::new();
         for ms in 1..=100 {
-            one.record(Op::Write, Answer::Done, ms * MS);
+            one.record(Op::Write, Answer::Done(Told::default()), ms * MS);
         }
         one.record(Op::Read, Answer::Missing, MS);
         one.record(Op::Write, Answer::Error("no_quorum".into()), MS);

@@ -36,11 +36,20 @@ pub(crate) enum Op {
     Read,
 }
 
+/// What a good answer tells besides, where it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Durable copies when the write was acknowledged.
+    pub(crate) copies: Option<u32>,
+    /// Revision of the key.
+    pub(crate) revision: Option<u64>,
+}
+
 /// What an answer said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Done.
-    Done,
+    Done(Told),
     /// A read of a key that does not exist.
     Missing,
     /// An error, by its code.
@@ -146,7 +155,7 @@ fn http_answer(input: &[u8], op: Op) -> io::Result<Option<(usize, Answer, bool)>
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|l| l.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse::<u16>().ok());
     let status = status.ok_or_else(|| malformed("not HTTP/1.1"))?;
-    let (mut body_bytes, mut closing) = (0usize, false);
+    let (mut body_bytes, mut closing, mut told) = (0usize, false, Told::default());
     for line in lines {
         let Some((name, value)) = line.split_once(':') else { continue };
         let value = value.trim();
@@ -154,6 +163,10 @@ fn http_answer(input: &[u8], op: Op) -> io::Result<Option<(usize, Answer, bool)>
             body_bytes = value.parse().map_err(|_| malformed("content-length is no number"))?;
         } else if name.eq_ignore_ascii_case("connection") {
             closing = value.eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("x-quorate-copies") {
+            told.copies = value.parse().ok();
+        } else if name.eq_ignore_ascii_case("x-quorate-revision") {
+            told.revision = value.parse().ok();
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(malformed("answer without a length"));
         }
@@ -166,7 +179,7 @@ fn http_answer(input: &[u8], op: Op) -> io::Result<Option<(usize, Answer, bool)>
         return Ok(None);
     }
     let answer = match (status, op) {
-        (200..300, _) => Answer::Done,
+        (200..300, _) => Answer::Done(told),
         (404, Op::Read) => Answer::Missing,
         _ => {
             let detail = serde_json::from_slice::<quorate_api::ErrorBody>(&input[body.clone()]);
@@ -184,7 +197,7 @@ fn resp_answer(input: &[u8]) -> io::Result<Option<(usize, Answer)>> {
     let Some((kind, line)) = input[..end].split_first() else { return Err(malformed("empty line")) };
     let text = String::from_utf8_lossy(line);
     match kind {
-        b'+' | b':' => Ok(Some((end + 2, Answer::Done))),
+        b'+' | b':' => Ok(Some((end + 2, Answer::Done(Told::default())))),
         b'_' => Ok(Some((end + 2, Answer::Missing))),
         b'-' => Ok(Some((end + 2, Answer::Error(text.split(' ').next().unwrap_or("error").to_owned())))),
         b'$' if text == "-1" => Ok(Some((end + 2, Answer::Missing))),
@@ -194,7 +207,7 @@ fn resp_answer(input: &[u8]) -> io::Result<Option<(usize, Answer)>> {
                 return Err(malformed("answer too large"));
             }
             let whole = end + 2 + bytes + 2;
-            Ok((input.len() >= whole).then_some((whole, Answer::Done)))
+            Ok((input.len() >= whole).then_some((whole, Answer::Done(Told::default()))))
         }
         _ => Err(malformed("not a RESP answer")),
     }
@@ -225,12 +238,15 @@ mod tests {
 
     #[test]
     fn an_http_answer_is_taken_only_when_all_of_it_is_there() {
-        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nworldHTTP/1.1";
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx-quorate-copies: 3\r\n\r\nworldHTTP/1.1";
         for cut in 0..whole.len() - 8 {
             assert_eq!(http_answer(&whole[..cut], Op::Read).expect("no error"), None, "cut at {cut}");
         }
         let (length, answer, closing) = http_answer(whole, Op::Read).expect("parses").expect("whole");
-        assert_eq!((length, answer, closing), (whole.len() - 8, Answer::Done, false));
+        assert_eq!(
+            (length, answer, closing),
+            (whole.len() - 8, Answer::Done(Told { copies: Some(3), revision: None }), false)
+        );
     }
 
     #[test]
@@ -250,9 +266,9 @@ mod tests {
     #[test]
     fn resp_answers_of_every_kind_are_told_apart() {
         let one = |text: &str| resp_answer(text.as_bytes()).expect("no error");
-        assert_eq!(one("+OK\r\n+OK"), Some((5, Answer::Done)));
+        assert_eq!(one("+OK\r\n+OK"), Some((5, Answer::Done(Told::default()))));
         assert_eq!(one("$-1\r\n"), Some((5, Answer::Missing)));
-        assert_eq!(one("$3\r\nabc\r\n"), Some((9, Answer::Done)));
+        assert_eq!(one("$3\r\nabc\r\n"), Some((9, Answer::Done(Told::default()))));
         assert_eq!(one("$3\r\nabc"), None);
         assert_eq!(one("-NOQUORUM 1 of 2\r\n"), Some((18, Answer::Error("NOQUORUM".into()))));
         assert!(resp_answer(b"?\r\n").is_err());

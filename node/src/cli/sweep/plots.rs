@@ -1,0 +1,412 @@
+//! The plots of a sweep, each as SVG and as PNG.
+//!
+//! Text is measured and drawn with a font that is part of the program, so that the plots look the same on every machine. Colours can be told apart
+//! by people who see few (Okabe and Ito 2008); what differs by W goes from dark to light.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::register_font;
+
+use super::super::bench::Latency;
+use super::super::output::Failure;
+use super::measure::Round;
+use super::report::Report;
+
+/// Size of a plot as SVG, pixels: fits a page of text.
+const SIZE: (u32, u32) = (800, 450);
+/// A PNG has so many times the pixels each way, for paper and dense screens.
+const PNG_SCALE: u32 = 2;
+const FONT: &str = "sans-serif";
+const BLUE: RGBColor = RGBColor(0, 114, 178);
+const ORANGE: RGBColor = RGBColor(230, 159, 0);
+const RED: RGBColor = RGBColor(213, 94, 0);
+const GREEN: RGBColor = RGBColor(0, 158, 115);
+const INK: RGBColor = RGBColor(40, 40, 40);
+const FAINT: RGBColor = RGBColor(110, 110, 110);
+const GRID: RGBColor = RGBColor(225, 225, 225);
+/// Width of all bars of one W; the rest is the gap to the next.
+const GROUP_WIDTH: f64 = 0.76;
+
+type Drawn = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// Draws everything there are figures for. Names without an ending, each with a caption.
+pub(super) fn draw(report: &Report, folder: &Path) -> Result<Vec<(String, String)>, Failure> {
+    // Registering it twice is harmless.
+    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| Failure::Error("the plots' font cannot be read".to_owned()))?;
+    let mut drawn = Vec::new();
+    for plot in plots(report) {
+        plot.save(folder).map_err(|e| Failure::Error(format!("cannot draw {}: {e}", plot.name)))?;
+        drawn.push((plot.name, plot.title));
+    }
+    Ok(drawn)
+}
+
+/// One picture.
+struct Plot {
+    name: String,
+    title: String,
+    subtitle: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Lines over W, on a logarithmic scale of milliseconds.
+    Lines { n: usize, lines: Vec<(String, RGBColor, Vec<(f64, f64)>)> },
+    /// For each W the share of writes that took at most so long.
+    Shares(Vec<(String, RGBColor, Vec<(f64, f64)>)>),
+    /// Groups of bars over W.
+    Bars { n: usize, axis: &'static str, top: Option<f64>, series: Vec<(String, RGBColor, Vec<(f64, f64)>)> },
+}
+
+fn plots(report: &Report) -> Vec<Plot> {
+    let mut plots = Vec::new();
+    for down in report.downs() {
+        let measured: Vec<&Round> = report.with_down(down).filter(|r| r.latency.is_some()).collect();
+        if measured.is_empty() {
+            continue;
+        }
+        let (suffix, with) = match down {
+            0 => (String::new(), String::new()),
+            1 => ("-1-down".to_owned(), ", one node down".to_owned()),
+            d => (format!("-{d}-down"), format!(", {d} nodes down")),
+        };
+        let subtitle = report.setting();
+        plots.push(Plot {
+            name: format!("latency{suffix}"),
+            title: format!("Latency of acknowledged writes by write quorum{with}"),
+            subtitle: subtitle.clone(),
+            kind: Kind::Lines { n: report.nodes, lines: percentiles(&measured) },
+        });
+        plots.push(Plot {
+            name: format!("distribution{suffix}"),
+            title: format!("Distribution of write latency by write quorum{with}"),
+            subtitle,
+            kind: Kind::Shares(measured.iter().map(|r| shares(report, r)).collect()),
+        });
+    }
+    let bars = [
+        (
+            "success",
+            "Writes that succeeded, by write quorum",
+            "success rate, %",
+            Some(100.0),
+            by_down(report, |r| Some(r.success_rate * 100.0)),
+        ),
+        (
+            "convergence",
+            "Last acknowledgement until every live copy showed everything",
+            "ms",
+            None,
+            by_down(report, |r| r.converged_ms),
+        ),
+        (
+            "throughput",
+            "Throughput of a closed loop, by write quorum",
+            "writes a second",
+            None,
+            by_down(report, |r| r.throughput),
+        ),
+        (
+            "copies",
+            "Synced copies when a write was acknowledged, mean",
+            "copies",
+            Some(report.nodes as f64),
+            by_down(report, |r| r.copies.as_ref().map(|c| c.mean)),
+        ),
+    ];
+    for (name, title, axis, top, series) in bars {
+        if series.iter().any(|(_, _, bars)| !bars.is_empty()) {
+            let kind = Kind::Bars { n: report.nodes, axis, top, series };
+            plots.push(Plot { name: name.to_owned(), title: title.to_owned(), subtitle: report.setting(), kind });
+        }
+    }
+    plots
+}
+
+fn percentiles(rounds: &[&Round]) -> Vec<(String, RGBColor, Vec<(f64, f64)>)> {
+    let kinds: [(&str, RGBColor, fn(&Latency) -> f64); 4] = [
+        ("p50", BLUE, |l| l.p50_ms),
+        ("p95", GREEN, |l| l.p95_ms),
+        ("p99", ORANGE, |l| l.p99_ms),
+        ("max", RED, |l| l.max_ms),
+    ];
+    let line = |of: fn(&Latency) -> f64| {
+        rounds.iter().filter_map(|r| Some((r.write_quorum as f64, of(r.latency.as_ref()?)))).collect::<Vec<_>>()
+    };
+    kinds.into_iter().map(|(name, colour, of)| (name.to_owned(), colour, line(of))).collect()
+}
+
+fn shares(report: &Report, round: &Round) -> (String, RGBColor, Vec<(f64, f64)>) {
+    let points = round.distribution.iter().map(|p| (p.ms, p.share * 100.0)).collect();
+    let place = (round.write_quorum - 1) as f64 / (report.nodes.max(2) - 1) as f64;
+    (format!("W={}", round.write_quorum), shade(place), points)
+}
+
+/// From dark blue through green to light yellow-orange, as `place` goes from 0 to 1: in order also when printed grey.
+fn shade(place: f64) -> RGBColor {
+    let stops = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (225, 190, 30)];
+    let at = place.clamp(0.0, 1.0) * (stops.len() - 1) as f64;
+    let low = (at.floor() as usize).min(stops.len() - 2);
+    let (from, to, part) = (stops[low], stops[low + 1], at - low as f64);
+    let mix = |a: i32, b: i32| (f64::from(a) + f64::from(b - a) * part).round() as u8;
+    RGBColor(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
+}
+
+fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<(String, RGBColor, Vec<(f64, f64)>)> {
+    let colours = [BLUE, ORANGE, RED, FAINT];
+    let one = |(place, down): (usize, usize)| {
+        let name = match down {
+            0 => "every node up".to_owned(),
+            1 => "one node down".to_owned(),
+            d => format!("{d} nodes down"),
+        };
+        let bars = report.with_down(down).filter_map(|r| Some((r.write_quorum as f64, of(r)?))).collect();
+        (name, colours[place.min(colours.len() - 1)], bars)
+    };
+    report.downs().into_iter().enumerate().map(one).collect()
+}
+
+impl Plot {
+    fn save(&self, folder: &Path) -> Drawn {
+        let svg = folder.join(format!("{}.svg", self.name));
+        self.draw(&SVGBackend::new(&svg, SIZE).into_drawing_area(), 1.0)?;
+
+        let (width, height) = (SIZE.0 * PNG_SCALE, SIZE.1 * PNG_SCALE);
+        let mut pixels = vec![0; (width * height * 3) as usize];
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        self.draw(&area, f64::from(PNG_SCALE))?;
+        drop(area);
+        let file = BufWriter::new(File::create(folder.join(format!("{}.png", self.name)))?);
+        let mut encoder = png::Encoder::new(file, width, height);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&pixels)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn draw<DB>(&self, root: &DrawingArea<DB, Shift>, scale: f64) -> Drawn
+    where
+        DB: DrawingBackend,
+        DB::ErrorType: 'static,
+    {
+        let pen = Pen(scale);
+        root.fill(&WHITE)?;
+        root.draw(&Text::new(self.title.clone(), (pen.px(20), pen.px(14)), pen.font(19.0, &INK)))?;
+        root.draw(&Text::new(self.subtitle.clone(), (pen.px(20), pen.px(40)), pen.font(11.5, &FAINT)))?;
+        let (_, below) = root.split_vertically(pen.px(58));
+        match &self.kind {
+            Kind::Lines { n, lines } => draw_lines(&below, pen, *n, lines)?,
+            Kind::Shares(lines) => draw_shares(&below, pen, lines)?,
+            Kind::Bars { n, axis, top, series } => draw_bars(&below, pen, *n, (axis, *top), series)?,
+        }
+        root.present()?;
+        Ok(())
+    }
+}
+
+/// Sizes, scaled.
+#[derive(Clone, Copy)]
+struct Pen(f64);
+
+impl Pen {
+    fn px(self, pixels: i32) -> i32 {
+        (f64::from(pixels) * self.0).round() as i32
+    }
+
+    fn font(self, size: f64, colour: &RGBColor) -> TextStyle<'static> {
+        (FONT, size * self.0).into_font().color(colour)
+    }
+
+    fn line(self, colour: RGBColor, width: f64) -> ShapeStyle {
+        ShapeStyle { color: colour.to_rgba(), filled: false, stroke_width: (width * self.0).round() as u32 }
+    }
+}
+
+type Area<'a, DB> = DrawingArea<DB, Shift>;
+
+/// The frame of every chart: margins, room for labels, and the mesh in thin grey.
+macro_rules! chart {
+    ($area:expr, $pen:expr, $x:expr, $y:expr) => {
+        ChartBuilder::on($area)
+            .margin_right($pen.px(24))
+            .margin_bottom($pen.px(8))
+            .margin_top($pen.px(8))
+            .margin_left($pen.px(8))
+            .x_label_area_size($pen.px(46))
+            .y_label_area_size($pen.px(64))
+            .build_cartesian_2d($x, $y)?
+    };
+}
+
+macro_rules! legend {
+    ($chart:expr, $pen:expr, $place:expr) => {
+        $chart
+            .configure_series_labels()
+            .position($place)
+            .background_style(WHITE.mix(0.9))
+            .border_style($pen.line(GRID, 1.0))
+            .label_font($pen.font(12.0, &INK))
+            .legend_area_size($pen.px(22))
+            .margin($pen.px(10))
+            .draw()?
+    };
+}
+
+fn draw_lines<DB>(area: &Area<'_, DB>, pen: Pen, n: usize, lines: &[(String, RGBColor, Vec<(f64, f64)>)]) -> Drawn
+where
+    DB: DrawingBackend,
+    DB::ErrorType: 'static,
+{
+    let (low, high) = bounds(lines.iter().flat_map(|(_, _, points)| points.iter().map(|(_, ms)| *ms)));
+    let mut chart = chart!(area, pen, 0.6..n as f64 + 0.4, (low..high).log_scale());
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(n)
+        .x_label_formatter(&whole)
+        .y_label_formatter(&short)
+        .bold_line_style(pen.line(GRID, 1.0))
+        .light_line_style(TRANSPARENT)
+        .axis_style(pen.line(FAINT, 1.0))
+        .label_style(pen.font(12.0, &INK))
+        .axis_desc_style(pen.font(13.0, &INK))
+        .x_desc("W: copies that must hold a write before it is acknowledged")
+        .y_desc("ms (logarithmic)")
+        .draw()?;
+    // The highest first, so that the legend reads in the order of the lines.
+    for (name, colour, points) in lines.iter().rev() {
+        let (colour, size, half) = (*colour, pen.px(4), pen.px(5));
+        let style = pen.line(colour, 2.0);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(name.as_str())
+            .legend(move |(x, y)| Circle::new((x + half * 2, y), size, colour.filled()));
+        chart.draw_series(points.iter().map(|at| Circle::new(*at, size, colour.filled())))?;
+    }
+    for (_, colour, points) in lines.iter().take(1) {
+        let labels = points.iter().map(|at| {
+            EmptyElement::at(*at) + Text::new(super::report::ms(at.1), (-pen.px(12), pen.px(9)), pen.font(11.0, colour))
+        });
+        chart.draw_series(labels)?;
+    }
+    legend!(chart, pen, SeriesLabelPosition::UpperLeft);
+    Ok(())
+}
+
+fn draw_shares<DB>(area: &Area<'_, DB>, pen: Pen, lines: &[(String, RGBColor, Vec<(f64, f64)>)]) -> Drawn
+where
+    DB: DrawingBackend,
+    DB::ErrorType: 'static,
+{
+    let (low, high) = bounds(lines.iter().flat_map(|(_, _, points)| points.iter().map(|(ms, _)| *ms)));
+    let mut chart = chart!(area, pen, (low..high).log_scale(), 0.0..100.0);
+    chart
+        .configure_mesh()
+        .x_labels(24)
+        .x_label_formatter(&short)
+        .y_label_formatter(&|y| format!("{y:.0}%"))
+        .bold_line_style(pen.line(GRID, 1.0))
+        .light_line_style(TRANSPARENT)
+        .axis_style(pen.line(FAINT, 1.0))
+        .label_style(pen.font(12.0, &INK))
+        .axis_desc_style(pen.font(13.0, &INK))
+        .x_desc("a write took at most … ms (logarithmic)")
+        .y_desc("share of the writes")
+        .draw()?;
+    for (name, colour, points) in lines {
+        let (style, length) = (pen.line(*colour, 2.0), pen.px(18));
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+    }
+    legend!(chart, pen, SeriesLabelPosition::LowerRight);
+    Ok(())
+}
+
+fn draw_bars<DB>(
+    area: &Area<'_, DB>,
+    pen: Pen,
+    n: usize,
+    (axis, top): (&str, Option<f64>),
+    series: &[(String, RGBColor, Vec<(f64, f64)>)],
+) -> Drawn
+where
+    DB: DrawingBackend,
+    DB::ErrorType: 'static,
+{
+    let highest = series.iter().flat_map(|(_, _, bars)| bars.iter().map(|(_, v)| *v)).fold(0.0, f64::max);
+    // Room for the figures on the bars, and for the legend above them.
+    let high = top.unwrap_or(highest).max(f64::MIN_POSITIVE) * 1.3;
+    let mut chart = chart!(area, pen, 0.5..n as f64 + 0.5, 0.0..high);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(n)
+        .x_label_formatter(&whole)
+        .y_label_formatter(&|y| if top.is_some_and(|top| *y > top) { String::new() } else { short(y) })
+        .bold_line_style(pen.line(GRID, 1.0))
+        .light_line_style(TRANSPARENT)
+        .axis_style(pen.line(FAINT, 1.0))
+        .label_style(pen.font(12.0, &INK))
+        .axis_desc_style(pen.font(13.0, &INK))
+        .x_desc("W: copies that must hold a write before it is acknowledged")
+        .y_desc(axis)
+        .draw()?;
+    let width = GROUP_WIDTH / series.len().max(1) as f64;
+    for (place, (name, colour, bars)) in series.iter().enumerate() {
+        let left = |w: f64| w - GROUP_WIDTH / 2.0 + place as f64 * width;
+        let (colour, size) = (*colour, pen.px(10));
+        let drawn = bars
+            .iter()
+            .map(|(w, v)| Rectangle::new([(left(*w) + 0.02, 0.0), (left(*w) + width - 0.02, *v)], colour.filled()));
+        chart
+            .draw_series(drawn)?
+            .label(name.as_str())
+            .legend(move |(x, y)| Rectangle::new([(x, y - size / 2), (x + size, y + size / 2)], colour.filled()));
+        let figures = bars.iter().map(|(w, v)| {
+            let centred = pen.font(10.0, &INK).pos(plotters::style::text_anchor::Pos::new(
+                plotters::style::text_anchor::HPos::Center,
+                plotters::style::text_anchor::VPos::Bottom,
+            ));
+            EmptyElement::at((left(*w) + width / 2.0, *v)) + Text::new(figure(*v), (0, -pen.px(3)), centred)
+        });
+        chart.draw_series(figures)?;
+    }
+    legend!(chart, pen, SeriesLabelPosition::UpperRight);
+    Ok(())
+}
+
+/// A range of a logarithmic scale around these values.
+fn bounds(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let low = values.clone().filter(|v| *v > 0.0).fold(f64::INFINITY, f64::min);
+    let high = values.fold(0.0, f64::max);
+    if low.is_finite() && high > 0.0 { (low / 1.6, high * 1.6) } else { (0.1, 10.0) }
+}
+
+/// Labels of W: whole numbers only.
+fn whole(x: &f64) -> String {
+    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
+}
+
+/// As few digits as show the number.
+fn short(value: &f64) -> String {
+    match value.abs() {
+        v if v >= 10_000.0 => format!("{:.0}k", value / 1e3),
+        v if v >= 1_000.0 => format!("{:.1}k", value / 1e3),
+        v if v >= 10.0 || v == 0.0 => format!("{value:.0}"),
+        _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+    }
+}
+
+/// A figure on a bar.
+fn figure(value: f64) -> String {
+    if (1.0..10.0).contains(&value) && value.fract() != 0.0 { format!("{value:.1}") } else { short(&value) }
+}

@@ -1,0 +1,393 @@
+//! The Grafana dashboards, as a list of panels: what each asks, in which unit, and what it tells whoever looks.
+//!
+//! `cargo run -p quorate-tests --bin dashboards` writes them to `charts/quorate/dashboards/`; a test fails while the files are older than this list. In a
+//! query `%` stands for the matchers of the dashboard's variables, so that no panel forgets one.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+/// The matchers that every query carries.
+const MATCHERS: &str = r#"job=~"$job",namespace=~"$namespace",cluster=~"$cluster",pod=~"$pod""#;
+/// The version of Grafana's schema that the panels are written in: Grafana 10 and later read it, and migrate it to their own.
+const SCHEMA: u32 = 39;
+/// Grafana's grid is so many columns wide.
+const COLUMNS: u32 = 24;
+
+/// How a panel looks.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Lines over time.
+    Lines,
+    /// Areas on top of each other.
+    Stack,
+    /// The latest value.
+    Number,
+    /// The legend of whatever has a value.
+    Name,
+    /// Buckets over time.
+    Heat,
+}
+
+/// One panel.
+struct Panel {
+    look: Look,
+    title: &'static str,
+    about: &'static str,
+    unit: &'static str,
+    width: u32,
+    /// Query and legend.
+    targets: Vec<(String, &'static str)>,
+    /// Where a number turns orange, and red, from above to below.
+    good_from: Option<f64>,
+}
+
+impl Panel {
+    fn new(look: Look, title: &'static str, unit: &'static str, about: &'static str) -> Panel {
+        let width = if is_small(look) { 3 } else { 12 };
+        Panel { look, title, about, unit, width, targets: Vec::new(), good_from: None }
+    }
+
+    fn lines(title: &'static str, unit: &'static str, about: &'static str) -> Panel {
+        Panel::new(Look::Lines, title, unit, about)
+    }
+
+    fn ask(mut self, query: &str, legend: &'static str) -> Panel {
+        self.targets.push((query.replace('%', MATCHERS), legend));
+        self
+    }
+
+    /// The percentiles of a histogram, summed over the other labels.
+    fn percentiles(self, metric: &str, matchers: &str) -> Panel {
+        let of = |share: &str| {
+            format!("histogram_quantile({share}, sum by (le) (rate({metric}_bucket{{%{matchers}}}[$__rate_interval])))")
+        };
+        self.ask(&of("0.5"), "p50").ask(&of("0.95"), "p95").ask(&of("0.99"), "p99")
+    }
+
+    /// One percentile of a histogram for each value of a label.
+    fn percentile_by(self, share: &str, metric: &str, by: &str, legend: &'static str) -> Panel {
+        let query =
+            format!("histogram_quantile({share}, sum by ({by}, le) (rate({metric}_bucket{{%}}[$__rate_interval])))");
+        self.ask(&query, legend)
+    }
+
+    fn wide(mut self, width: u32) -> Panel {
+        self.width = width;
+        self
+    }
+
+    fn good_from(mut self, value: f64) -> Panel {
+        self.good_from = Some(value);
+        self
+    }
+
+    fn json(&self, id: u32, (x, y): (u32, u32)) -> Value {
+        let source = json!({ "type": "prometheus", "uid": "${datasource}" });
+        let heat = matches!(self.look, Look::Heat);
+        let number = is_small(self.look);
+        let target = |(n, (query, legend)): (usize, &(String, &str))| {
+            json!({
+                "datasource": source,
+                "editorMode": "code",
+                "expr": query,
+                "format": if heat { "heatmap" } else { "time_series" },
+                "instant": number,
+                "range": !number,
+                "legendFormat": legend,
+                "refId": char::from(b'A' + n as u8).to_string(),
+            })
+        };
+        let steps = match self.good_from {
+            Some(value) => json!([
+                { "color": "red", "value": null },
+                { "color": "orange", "value": value - 1.0 },
+                { "color": "green", "value": value },
+            ]),
+            None => json!([{ "color": "text", "value": null }]),
+        };
+        let custom = match self.look {
+            Look::Lines => json!({ "drawStyle": "line", "lineWidth": 1, "fillOpacity": 0, "showPoints": "never" }),
+            Look::Stack => json!({
+                "drawStyle": "line", "lineWidth": 1, "fillOpacity": 60, "showPoints": "never",
+                "stacking": { "mode": "normal", "group": "A" },
+            }),
+            Look::Number | Look::Name | Look::Heat => json!({}),
+        };
+        let options = match self.look {
+            Look::Lines | Look::Stack => json!({
+                "legend": { "displayMode": "table", "placement": "right", "calcs": ["lastNotNull", "max"] },
+                "tooltip": { "mode": "multi", "sort": "desc" },
+            }),
+            Look::Number | Look::Name => json!({
+                "colorMode": if self.good_from.is_some() { "background" } else { "value" },
+                "graphMode": "none", "reduceOptions": { "calcs": ["lastNotNull"] },
+                "textMode": if matches!(self.look, Look::Name) { "name" } else { "value" },
+            }),
+            Look::Heat => json!({
+                "calculate": false, "yAxis": { "unit": self.unit }, "cellGap": 1,
+                "color": { "mode": "scheme", "scheme": "Viridis", "steps": 64 }, "tooltip": { "mode": "single" },
+            }),
+        };
+        json!({
+            "id": id,
+            "type": match self.look { Look::Lines | Look::Stack => "timeseries", Look::Number | Look::Name => "stat", Look::Heat => "heatmap" },
+            "title": self.title,
+            "description": self.about,
+            "datasource": source,
+            "gridPos": { "x": x, "y": y, "w": self.width, "h": height(self.look) },
+            "fieldConfig": {
+                "defaults": { "unit": self.unit, "custom": custom, "thresholds": { "mode": "absolute", "steps": steps } },
+                "overrides": [],
+            },
+            "options": options,
+            "targets": self.targets.iter().enumerate().map(target).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn is_small(look: Look) -> bool {
+    matches!(look, Look::Number | Look::Name)
+}
+
+fn height(look: Look) -> u32 {
+    if is_small(look) { 4 } else { 8 }
+}
+
+/// Panels under a heading.
+struct Row(&'static str, Vec<Panel>);
+
+/// Where the chart has them.
+#[must_use]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/quorate/dashboards")
+}
+
+/// The name of each file, and what is in it.
+#[must_use]
+pub fn all() -> Vec<(&'static str, String)> {
+    let cluster = dashboard(
+        "quorate-cluster",
+        "Quorate / cluster",
+        "Who leads, who is there, how far the others are behind, and which failures are still survived.",
+        &cluster(),
+    );
+    let latency = dashboard(
+        "quorate-latency",
+        "Quorate / latency",
+        "How long requests take, and where a write's time goes: queue, disk, network, copies.",
+        &latency(),
+    );
+    [("cluster.json", cluster), ("latency.json", latency)]
+        .map(|(name, value)| (name, format!("{value:#}\n")))
+        .into_iter()
+        .collect()
+}
+
+fn dashboard(uid: &str, title: &str, about: &str, rows: &[Row]) -> Value {
+    let (mut panels, mut id, mut y) = (Vec::new(), 0, 0);
+    for Row(name, content) in rows {
+        id += 1;
+        panels.push(json!({
+            "id": id, "type": "row", "title": name, "collapsed": false, "panels": [],
+            "gridPos": { "x": 0, "y": y, "w": COLUMNS, "h": 1 },
+        }));
+        y += 1;
+        let (mut x, mut tallest) = (0, 0);
+        for panel in content {
+            if x + panel.width > COLUMNS {
+                (x, y, tallest) = (0, y + tallest, 0);
+            }
+            id += 1;
+            panels.push(panel.json(id, (x, y)));
+            x += panel.width;
+            tallest = tallest.max(height(panel.look));
+        }
+        y += tallest;
+    }
+    json!({
+        "uid": uid,
+        "title": title,
+        "description": about,
+        "tags": ["quorate"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": false,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": { "from": "now-30m", "to": "now" },
+        "timezone": "browser",
+        "annotations": { "list": [] },
+        "links": [{
+            "type": "dashboards", "tags": ["quorate"], "title": "Quorate", "asDropdown": true,
+            "includeVars": true, "keepTime": true, "targetBlank": false,
+        }],
+        "templating": { "list": variables() },
+        "panels": panels,
+    })
+}
+
+/// Each narrows the next.
+fn variables() -> Vec<Value> {
+    let source = json!({ "type": "prometheus", "uid": "${datasource}" });
+    let label = |name: &str, shown: &str, within: &str| {
+        let query = format!("label_values(quorate_build_info{{{within}}}, {name})");
+        // Outside Kubernetes a label may be absent; a job always is there.
+        let all = if name == "job" { ".+" } else { ".*" };
+        json!({
+            "name": name, "label": shown, "type": "query", "datasource": source,
+            "definition": query, "query": { "query": query, "refId": format!("variable-{name}") },
+            "includeAll": true, "multi": true, "allValue": all, "refresh": 2, "sort": 1,
+            "current": { "selected": true, "text": ["All"], "value": ["$__all"] },
+        })
+    };
+    vec![
+        json!({
+            "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
+            "current": {}, "includeAll": false, "multi": false, "refresh": 1,
+        }),
+        label("job", "Job", ""),
+        label("namespace", "Namespace", r#"job=~"$job""#),
+        label("cluster", "Cluster", r#"job=~"$job",namespace=~"$namespace""#),
+        label("pod", "Pod", r#"job=~"$job",namespace=~"$namespace",cluster=~"$cluster""#),
+    ]
+}
+
+fn cluster() -> Vec<Row> {
+    let number = |title, unit, about| Panel::new(Look::Number, title, unit, about);
+    let now = vec![
+        Panel::new(Look::Name, "Leader", "none", "The node that orders all writes. Two names for more than a moment mean that one of them has not noticed yet that it was replaced.")
+            .ask(r#"max by (pod) (quorate_role{%,role="leader"}) == 1"#, "{{pod}}")
+            .wide(6),
+        number("Voters", "none", "N: nodes that hold a copy and take part in elections.")
+            .ask(r#"max(quorate_members{%,kind="voter"})"#, "voters"),
+        number("W", "none", "Synced copies that acknowledge a write.").ask(r#"max(quorate_quorum{%,kind="write"})"#, "write quorum"),
+        number("Election needs", "none", "E: votes that make a leader; with them one voter at least holds every acknowledged write.")
+            .ask(r#"max(quorate_quorum{%,kind="election"})"#, "election quorum"),
+        number("Failover margin", "none", "Live voters beyond what an election needs. At 0 the next failure of the leader may leave the cluster without one.")
+            .ask("min(quorate_failover_margin{%})", "live - E")
+            .good_from(1.0),
+        number("Write margin", "none", "Live voters beyond W. At 0 the next failure stops acknowledged writes, below they have stopped.")
+            .ask("min(quorate_write_margin{%})", "live - W")
+            .good_from(1.0),
+        number("Term", "none", "Grows by at least one with each election.").ask("max(quorate_term{%})", "term"),
+    ];
+    let members = vec![
+        Panel::lines("Who leads", "none", "1 for the node that leads. Gaps are times without a leader; a change of colour is a failover or a hand-over.")
+            .ask(r#"max by (pod) (quorate_role{%,role="leader"})"#, "{{pod}}"),
+        Panel::lines("Margins", "none", "Live voters beyond what elections, linearizable reads and acknowledged writes need, as the leader sees it. Below 0 they are not possible.")
+            .ask("min(quorate_failover_margin{%})", "elections")
+            .ask("min(quorate_read_margin{%})", "reads")
+            .ask("min(quorate_write_margin{%})", "writes"),
+        Panel::lines("Lag in entries", "short", "Entries of the leader's log that are not on a follower's disk yet.")
+            .ask("max by (peer) (quorate_follower_lag_entries{%})", "{{peer}}"),
+        Panel::lines("Lag in seconds", "s", "For how long a follower has not held everything the leader has. Grows steadily for a node that is down.")
+            .ask("max by (peer) (quorate_follower_lag_seconds{%})", "{{peer}}"),
+        Panel::lines("Elections and changes of leader", "short", "Elections that nodes started, and leaders they saw come. Elections without a new leader are votes that were split, or nodes that cannot win.")
+            .ask("sum(increase(quorate_elections_total{%}[$__rate_interval]))", "elections started")
+            .ask("max(increase(quorate_leader_changes_total{%}[$__rate_interval]))", "changes of leader"),
+        Panel::lines("Nodes that are ready", "none", "1 once a node has caught up since it was started.")
+            .ask("max by (pod) (quorate_ready{%})", "{{pod}}"),
+    ];
+    let log = vec![
+        Panel::lines("Commits", "ops", "Entries committed and applied a second; a node whose applied line stays below the committed one falls behind.")
+            .ask("max(rate(quorate_commit_index{%}[$__rate_interval]))", "committed")
+            .ask("max by (pod) (rate(quorate_applied_index{%}[$__rate_interval]))", "applied by {{pod}}"),
+        Panel::lines("Dropped entries", "short", "Entries of a former leader that a new one replaced. None of them was ever acknowledged.")
+            .ask("sum by (pod) (increase(quorate_truncated_entries_total{%}[$__rate_interval]))", "{{pod}}"),
+    ];
+    let resources = vec![
+        Panel::new(
+            Look::Stack,
+            "Data on disk",
+            "bytes",
+            "The log, which is cut once its entries are in the engine, and the engine.",
+        )
+        .ask("sum by (pod) (quorate_wal_bytes{%})", "log of {{pod}}")
+        .ask("sum by (pod) (quorate_engine_bytes{%})", "engine of {{pod}}"),
+        Panel::lines(
+            "Free disk space",
+            "bytes",
+            "What is left where the data lives. Below the reserve a leader refuses writes and takes only deletes.",
+        )
+        .ask("min by (pod) (quorate_disk_free_bytes{%})", "{{pod}}")
+        .ask("max(quorate_disk_reserve_bytes{%})", "reserve"),
+        Panel::lines(
+            "Applied, not in the engine yet",
+            "bytes",
+            "Held in memory until a drain writes it down. Writes are slowed down when it is full.",
+        )
+        .ask("max by (pod) (quorate_overlay_bytes{%})", "{{pod}}"),
+        Panel::lines("Sent to other nodes", "Bps", "By the leader mostly: every entry once to each follower.")
+            .ask("sum by (pod) (rate(quorate_peer_sent_bytes_total{%}[$__rate_interval]))", "{{pod}}"),
+        Panel::lines("Connections", "none", "Open connections of clients (http, tcp) and of other nodes (peer).")
+            .ask("sum by (port) (quorate_connections{%})", "{{port}}"),
+        Panel::lines(
+            "Writes under way",
+            "none",
+            "Handed in and not answered yet, on the leader. At the limit further ones are refused as overload.",
+        )
+        .ask("max by (pod) (quorate_in_flight_writes{%})", "{{pod}}"),
+        Panel::lines("CPU", "percentunit", "Of one core.")
+            .ask("sum by (pod) (rate(process_cpu_seconds_total{%}[$__rate_interval]))", "{{pod}}"),
+        Panel::lines("Memory", "bytes", "Resident.").ask("max by (pod) (process_resident_memory_bytes{%})", "{{pod}}"),
+    ];
+    vec![Row("Now", now), Row("Members", members), Row("Log", log), Row("Resources", resources)]
+}
+
+fn latency() -> Vec<Row> {
+    let writes = r#",outcome="ok",route=~"v1_put|v1_delete|write|kv_put|kv_delete|tcp_set|tcp_delete|tcp_increment""#;
+    let reads = r#",outcome="ok",route=~"v1_get|v1_list|read|kv_get|tcp_get|tcp_many|tcp_scan""#;
+    let heat =
+        format!(r#"sum by (le) (increase(quorate_request_duration_seconds_bucket{{%{writes}}}[$__rate_interval]))"#);
+    let requests = vec![
+        Panel::lines("Writes", "s", "Percentiles of successful writes, from arrival to answer, over all faces. A write on a follower includes the hop to the leader.")
+            .percentiles("quorate_request_duration_seconds", writes),
+        Panel::lines("Reads", "s", "Percentiles of successful reads. Linearizable ones wait for a round of confirmation, local ones for nothing.")
+            .percentiles("quorate_request_duration_seconds", reads),
+        Panel::lines("Requests by route", "reqps", "Requests answered a second.")
+            .ask("sum by (route) (rate(quorate_request_duration_seconds_count{%}[$__rate_interval])) > 0", "{{route}}"),
+        Panel::lines("99th percentile by route and outcome", "s", "The slowest hundredth of each kind of request; outcomes other than ok are error codes.")
+            .percentile_by("0.99", "quorate_request_duration_seconds", "route, outcome", "{{route}} {{outcome}}"),
+        Panel::new(Look::Heat, "Writes by duration", "s", "How many successful writes took how long: two bands are two populations, which percentiles hide.")
+            .ask(&heat, "{{le}}"),
+        Panel::lines("Refused and unknown", "reqps", "Requests refused before any effect, by code, and writes whose outcome could not be told in time. Unknown ones may have happened.")
+            .ask("sum by (code) (rate(quorate_refused_total{%}[$__rate_interval]))", "{{code}}")
+            .ask("sum(rate(quorate_unknown_outcomes_total{%}[$__rate_interval]))", "unknown outcome"),
+    ];
+    let stage = "quorate_write_stage_duration_seconds";
+    let stages = vec![
+        Panel::lines("Stages of a write, median", "s", "From a write's arrival at the leader until it passed the stage. The gap from queued to persisted is the leader's own disk, from persisted to replicated the network and the followers' disks.")
+            .percentile_by("0.5", stage, "stage", "{{stage}}"),
+        Panel::lines("Stages of a write, 99th percentile", "s", "The same for the slowest hundredth.")
+            .percentile_by("0.99", stage, "stage", "{{stage}}"),
+        Panel::lines("Copies at acknowledgement, mean", "none", "Synced copies that held a write when it was acknowledged. Never below W; above it when followers are quicker than the answer.")
+            .ask("sum(rate(quorate_commit_copies_sum{%}[$__rate_interval])) / sum(rate(quorate_commit_copies_count{%}[$__rate_interval]))", "copies")
+            .ask(r#"max(quorate_quorum{%,kind="write"})"#, "W"),
+        Panel::lines("Acknowledgements by copies", "ops", "How many writes a second were acknowledged with at most so many copies.")
+            .ask("sum by (le) (rate(quorate_commit_copies_bucket{%}[$__rate_interval]))", "at most {{le}}"),
+    ];
+    let below = vec![
+        Panel::lines(
+            "Sync of the log, 99th percentile",
+            "s",
+            "One fdatasync. Every write waits for one on each of W nodes; many writes share it.",
+        )
+        .percentile_by("0.99", "quorate_fsync_duration_seconds", "pod", "{{pod}}"),
+        Panel::lines("Sync of the log, median", "s", "The disk in its ordinary state.").percentile_by(
+            "0.5",
+            "quorate_fsync_duration_seconds",
+            "pod",
+            "{{pod}}",
+        ),
+        Panel::lines("Syncs", "ops", "A second. Far fewer than writes: groups of writes share one.")
+            .ask("sum by (pod) (rate(quorate_fsync_duration_seconds_count{%}[$__rate_interval]))", "{{pod}}"),
+        Panel::lines(
+            "Round trip to followers, 99th percentile",
+            "s",
+            "From a heartbeat to its answer, as the leader measures it; simulated delays are not in it.",
+        )
+        .percentile_by("0.99", "quorate_peer_round_trip_seconds", "peer", "{{peer}}"),
+    ];
+    vec![Row("Requests", requests), Row("Stages of a write", stages), Row("Disk and network", below)]
+}

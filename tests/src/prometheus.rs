@@ -1,0 +1,155 @@
+//! A real Prometheus that scrapes nodes, for tests of what is exported, drawn and alarmed at.
+//!
+//! Needs Debian's `prometheus`, which brings `promtool` too (scripts/setup installs it).
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cluster::Cluster;
+use crate::ports;
+use crate::wait::eventually;
+
+/// How often nodes are scraped and rules evaluated: as often as Prometheus does it, so that a test need not wait.
+const EVERY: &str = "1s";
+
+/// A running Prometheus; it ends with this.
+#[derive(Debug)]
+pub struct Prometheus {
+    child: Child,
+    url: String,
+    http: reqwest::Client,
+    // Last, so that it outlives the process.
+    _folder: TempDir,
+}
+
+impl Prometheus {
+    /// Scrapes every node of the cluster, each with the labels that the chart gives it, and evaluates these rules.
+    ///
+    /// # Panics
+    /// If there is no Prometheus, or it does not start.
+    pub async fn start(cluster: &Cluster, rules: Option<&str>) -> Prometheus {
+        let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
+        let target = |node: &crate::Node| {
+            let labels = json!({ "namespace": "tests", "cluster": "quorate", "pod": node.name });
+            json!({ "targets": [node.url.trim_start_matches("http://")], "labels": labels })
+        };
+        let mut config = json!({
+            "global": { "scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY },
+            "scrape_configs": [{
+                "job_name": "quorate", "static_configs": cluster.nodes.iter().map(target).collect::<Vec<_>>(),
+            }],
+        });
+        if let Some(rules) = rules {
+            std::fs::write(folder.path().join("rules.yaml"), rules).expect("the rules");
+            config["rule_files"] = json!(["rules.yaml"]);
+        }
+        // JSON is YAML.
+        let file = folder.path().join("prometheus.yaml");
+        std::fs::write(&file, config.to_string()).expect("the configuration");
+        let address = format!("127.0.0.1:{}", ports::free(1)[0]);
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .arg("--log.level=error")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("prometheus (scripts/setup installs it)");
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().expect("a client");
+        let prometheus = Prometheus { child, url: format!("http://{address}"), http, _folder: folder };
+        eventually("Prometheus is ready", || async {
+            let answer = prometheus.http.get(format!("{}/-/ready", prometheus.url)).send().await;
+            answer.and_then(reqwest::Response::error_for_status).map(drop).map_err(|e| e.to_string())
+        })
+        .await;
+        prometheus
+    }
+
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
+        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), parameters).expect("a URL");
+        let answer = self.http.get(url).send().await.map_err(|e| e.to_string())?;
+        let text = answer.text().await.map_err(|e| e.to_string())?;
+        let mut answer: Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
+        if answer["status"] == "success" { Ok(answer["data"].take()) } else { Err(answer["error"].to_string()) }
+    }
+
+    /// What a query gives now.
+    ///
+    /// # Errors
+    /// If it is no query, or Prometheus does not answer.
+    pub async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
+        let data = self.get("/api/v1/query", &[("query", query)]).await?;
+        data["result"].as_array().cloned().ok_or_else(|| format!("{query} gives no vector: {data}"))
+    }
+
+    /// The different values of a label; `__name__` for the names of all metrics.
+    ///
+    /// # Errors
+    /// If Prometheus does not answer.
+    pub async fn values(&self, label: &str) -> Result<Vec<String>, String> {
+        let data = self.get(&format!("/api/v1/label/{label}/values"), &[]).await?;
+        let values = data.as_array().ok_or_else(|| data.to_string())?;
+        Ok(values.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+    }
+
+    /// The names of the alerts that fire, sorted.
+    ///
+    /// # Errors
+    /// If Prometheus does not answer.
+    pub async fn firing(&self) -> Result<Vec<String>, String> {
+        let data = self.get("/api/v1/alerts", &[]).await?;
+        let alerts = data["alerts"].as_array().ok_or_else(|| data.to_string())?;
+        let firing = alerts.iter().filter(|a| a["state"] == "firing");
+        let mut names: Vec<String> =
+            firing.filter_map(|a| a["labels"]["alertname"].as_str().map(str::to_owned)).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Every rule as Prometheus has read it.
+    ///
+    /// # Errors
+    /// If Prometheus does not answer.
+    pub async fn rules(&self) -> Result<Vec<Value>, String> {
+        let data = self.get("/api/v1/rules", &[]).await?;
+        let groups = data["groups"].as_array().ok_or_else(|| data.to_string())?;
+        Ok(groups.iter().filter_map(|g| g["rules"].as_array()).flatten().cloned().collect())
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It keeps nothing that anybody wants.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs promtool; whether it was content, and what it said.
+///
+/// # Panics
+/// If there is no promtool.
+#[must_use]
+pub fn promtool(arguments: &[&str], input: Option<&Path>) -> (bool, String) {
+    let mut command = Command::new("promtool");
+    command.args(arguments).stdin(Stdio::null());
+    if let Some(file) = input {
+        command.stdin(std::fs::File::open(file).expect("the input"));
+    }
+    let output = command.output().expect("promtool (scripts/setup installs it)");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).trim().to_owned())
+}
+
+/// Names of metrics in a query: words that begin as ours or the process collector's do.
+#[must_use]
+pub fn metrics_in(query: &str) -> Vec<String> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|w| w.starts_with("quorate_") || w.starts_with("process_"));
+    ours.map(str::to_owned).collect()
+}
