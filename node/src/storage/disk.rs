@@ -161,7 +161,7 @@ struct RealFile {
 }
 
 impl RealFile {
-    fn new(file: File) -> Arc<dyn DiskFile> {
+    fn shared(file: File) -> Arc<dyn DiskFile> {
         Arc::new(RealFile { file, direct: OnceLock::new(), cached: AtomicBool::new(false) })
     }
 
@@ -202,11 +202,11 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(RealFile::new(file))
+        Ok(RealFile::shared(file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(RealFile::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(RealFile::shared(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
