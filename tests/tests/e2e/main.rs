@@ -15,6 +15,7 @@ mod history;
 mod lab;
 mod leases;
 mod local;
+mod logs;
 mod quorums;
 mod redis;
 mod sweep;
