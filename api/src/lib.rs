@@ -194,6 +194,14 @@ pub enum MemberChange {
     Remove(String),
 }
 
+/// `GET` and `PUT /v1/log`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFilter {
+    /// A level, and levels by module: `info,quorate::peer=debug`.
+    pub filter: String,
+}
+
 /// Every error of the `/v1` API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {

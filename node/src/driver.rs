@@ -453,6 +453,7 @@ impl Driver {
             WalEvent::Persisted { token } => {
                 self.step(Input::Persisted { token });
                 let durable = self.replica.durable();
+                self.tell("synced", durable);
                 self.waiters.pass(Stage::Persisted, durable, self.now);
                 self.note_founded();
             }

@@ -13,6 +13,7 @@ pub mod handle;
 pub mod http;
 mod join;
 pub mod kv;
+mod logging;
 pub mod metrics;
 pub mod node;
 mod opening;

@@ -19,14 +19,14 @@ mod units;
 mod verbs;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use output::Failure;
 use settings::{Common, LogFormat};
+
+use crate::logging::{self, LogError};
 
 /// A second signal ends the process at once, with the code shells use for Ctrl-C.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -228,18 +228,10 @@ fn asking(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure
 /// Sends the log to stderr.
 fn start_logging(common: &Common, default: &str) -> Result<(), Failure> {
     let level = common.log_level.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(level).map_err(|e| {
-        Failure::Usage(format!(
-            "{level:?} is no log level ({e}): give --log-level (RUST_LOG) error, warn, info, debug or trace"
-        ))
-    })?;
-    // A line that cannot be written is dropped: by default its thread would complain on stderr, and panic if that fails too.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    let started = match common.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    started.map_err(|e| Failure::Error(format!("cannot start the log: {e}")))
+    logging::start(level, common.log_format == LogFormat::Json).map_err(|error| match error {
+        LogError::Filter { .. } => Failure::Usage(format!("--log-level (RUST_LOG): {error}")),
+        LogError::None | LogError::Failed(_) => Failure::Error(format!("cannot start the log: {error}")),
+    })
 }
 
 /// Ctrl-C and SIGTERM.

@@ -6,6 +6,7 @@ use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Role, S
 
 use super::{APPLY_BYTES_PER_TURN, APPLY_PER_TURN, Done, Driver, Installing};
 use crate::handle::ReadError;
+use crate::logging::WRITES;
 use crate::node::Ended;
 use crate::peer::Records;
 use crate::stage::Stage;
@@ -21,8 +22,12 @@ impl Driver {
             Effect::Send { to, message } => self.send(to, message),
             Effect::SendSnapshot { to } => self.send_snapshot(to),
             // Applied at the end of the turn, when all of its commits are known.
-            Effect::Commit { index } => self.waiters.pass(Stage::Committed, index, self.now),
+            Effect::Commit { index } => {
+                self.tell("committed", index);
+                self.waiters.pass(Stage::Committed, index, self.now);
+            }
             Effect::Acknowledge { index } => {
+                self.tell("acknowledged", index);
                 self.acknowledged = index;
                 self.waiters.pass(Stage::Replicated, index, self.now);
             }
@@ -87,6 +92,8 @@ impl Driver {
         let frames = frames.freeze();
         let last = Index(first.0 + entries.len() as u64 - 1);
         self.note_truncation(first, last);
+        let node = &self.shared.options.name;
+        tracing::debug!(target: WRITES, node, first = first.0, last = last.0, "appended");
         self.tail.push(first, frames.clone(), ends);
         let commit = self.replica.commit();
         self.submit(Job::Write { token, first, last, frames: vec![frames], commit });
@@ -269,8 +276,15 @@ impl Driver {
             return;
         }
         self.applied = index;
+        self.tell("applied", index);
         self.waiters.pass(Stage::Applied, index, self.now);
         self.applied_tx.send_replace(index);
+    }
+
+    /// Says on the target of writes how far this node is.
+    pub(super) fn tell(&self, stage: &'static str, upto: Index) {
+        let node = &self.shared.options.name;
+        tracing::debug!(target: WRITES, node, upto = upto.0, "{stage}");
     }
 
     /// Whether the store has failed; the node ends then.

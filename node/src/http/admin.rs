@@ -3,7 +3,7 @@
 use hyper::body::Incoming;
 use hyper::header::{ETAG, HeaderValue, IF_MATCH};
 use hyper::{Request, Response, StatusCode};
-use quorate_api::{ConfigChange, MemberChange, TransferRequest};
+use quorate_api::{ConfigChange, LogFilter, MemberChange, TransferRequest};
 use quorum::{Change, Config, Failover, Member, NodeId, Quorum, SharedConfig};
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::face::{Answer, Face};
 use super::request::{body, demand_admin, parse, revision_of_etag};
 use super::respond::{Body, json_of};
 use super::status;
+use crate::logging::{self, LogError};
 
 /// Largest body of a request here; nine members' names fit many times.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -19,6 +20,23 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 /// `GET /v1/status`
 pub(super) fn status(face: &Face) -> Response<Body> {
     json_of(StatusCode::OK, &status::status(&face.handle))
+}
+
+/// `GET`, `PUT /v1/log`: the filter of the process's log.
+pub(super) async fn log(face: &Face, request: Request<Incoming>) -> Answer {
+    if request.method() == hyper::Method::PUT {
+        demand_admin(face, &request)?;
+        let wanted: LogFilter = parse(&body(request, BODY_BYTES_MAX).await?)?;
+        logging::set_filter(&wanted.filter).map_err(|error| match error {
+            LogError::Filter { .. } => Failure::bad(error.to_string()),
+            LogError::None => Failure::new(Code::NotImplemented, error.to_string()),
+            LogError::Failed(_) => Failure::new(Code::Internal, error.to_string()),
+        })?;
+        tracing::info!(node = %face.handle.options().name, filter = wanted.filter, "the log's filter was changed");
+    }
+    let filter = logging::filter();
+    let filter = filter.ok_or_else(|| Failure::new(Code::NotImplemented, LogError::None.to_string()))?;
+    Ok(json_of(StatusCode::OK, &LogFilter { filter }))
 }
 
 /// The configuration in force, on the leader; elsewhere the way to it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use prometheus::Histogram;
 
@@ -15,11 +15,12 @@ use super::error::{Code, Failure, Shape};
 use super::events::Events;
 use super::origin::Guard;
 use super::relay::{self, Relay};
-use super::respond::Body;
+use super::respond::{Body, COPIES, REVISION, TERM};
 use super::route::{NoRoute, Route, resolve, shape};
 use super::server::Answers;
 use super::{admin, health, lab, metrics, request, ui, v1};
 use crate::handle::Handle;
+use crate::logging::WRITES;
 
 /// What every handler gives back.
 pub(super) type Answer = Result<Response<Body>, Failure>;
@@ -27,6 +28,12 @@ pub(super) type Answer = Result<Response<Body>, Failure>;
 /// Room in a JSON body beside the value: for the longest key, however it is escaped, and for the escapes of ordinary text. (A value near the
 /// limit that consists of escapes goes through `/v1` instead, which takes it raw.)
 const BODY_MARGIN_BYTES: usize = 64 << 10;
+
+/// A client's own name for a request: comes back in the answer, and stands in the log (see [`crate::logging`]).
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A longer one is none: the log's lines stay short.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Everything the handlers share.
 pub(super) struct Face {
@@ -95,11 +102,50 @@ impl Face {
             }
         };
         let resolved = resolved.and_then(|route| self.guard.check(&request).map(|()| route));
+        let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= REQUEST_ID_BYTES_MAX).cloned();
         let (route, answer) = match resolved {
             Ok(route) => (route, shielded(self.perform(route, request)).await),
             Err(failure) => (Route::Other, Err(failure)),
         };
-        self.finish(route, shape, arrived, answer)
+        let mut response = self.finish(route, shape, arrived, answer);
+        let id = if tracing::enabled!(target: WRITES, tracing::Level::DEBUG) {
+            self.tell(route, id, arrived, &response)
+        } else {
+            id
+        };
+        if let Some(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    /// Logs how a write was answered, under the id that its client gave it, or a new one. Other requests leave no line.
+    fn tell(
+        &self,
+        route: Route,
+        id: Option<HeaderValue>,
+        arrived: Instant,
+        response: &Response<Body>,
+    ) -> Option<HeaderValue> {
+        if !route.writes() {
+            return id;
+        }
+        let id = id.or_else(|| HeaderValue::try_from(uuid::Uuid::new_v4().simple().to_string()).ok())?;
+        let text = |value: Option<&HeaderValue>| value.and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+        let of = |name| text(response.headers().get(name));
+        tracing::debug!(
+            target: WRITES,
+            node = %self.handle.options().name,
+            request = text(Some(&id)),
+            route = route.name(),
+            status = response.status().as_u16(),
+            revision = of(&REVISION),
+            term = of(&TERM),
+            copies = of(&COPIES),
+            micros = arrived.elapsed().as_micros() as u64,
+            "answered"
+        );
+        Some(id)
     }
 
     fn finish(&self, route: Route, shape: Shape, arrived: Instant, answer: Answer) -> Response<Body> {
@@ -165,6 +211,7 @@ impl Face {
             Route::V1Transfer => admin::transfer(self, request).await,
             Route::V1Members => admin::members(self, request).await,
             Route::V1Campaign => admin::campaign(self, &request).await,
+            Route::V1Log => admin::log(self, request).await,
             Route::V1Later => Err(request::not_implemented("this route")),
             Route::Metrics => metrics::render(self),
             Route::Livez => Ok(health::livez()),

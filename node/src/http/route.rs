@@ -26,9 +26,17 @@ routes! {
     KvPut "kv_put", KvGet "kv_get", KvDelete "kv_delete",
     Health "health", Root "root", Map "map", Workers "workers", Gone "gone",
     V1Status "v1_status", V1Config "v1_config", V1Transfer "v1_transfer", V1Members "v1_members", V1Campaign "v1_campaign",
-    V1Later "v1_later", V1Events "v1_events", V1Nodes "v1_nodes", Ui "ui",
+    V1Log "v1_log", V1Later "v1_later", V1Events "v1_events", V1Nodes "v1_nodes", Ui "ui",
     Metrics "metrics", Livez "livez", Readyz "readyz",
     Other "other",
+}
+
+impl Route {
+    /// Whether it writes keys.
+    pub(super) fn writes(self) -> bool {
+        use Route::{KvDelete, KvPut, V1Delete, V1Put, Write};
+        matches!(self, V1Put | V1Delete | Write | KvPut | KvDelete)
+    }
 }
 
 /// One line of the table.
@@ -56,7 +64,7 @@ const fn entry(
 }
 
 /// All routes; the most frequent ones first, since the table is searched from its beginning.
-pub(super) static TABLE: [Entry; 31] = [
+pub(super) static TABLE: [Entry; 32] = [
     entry(
         "/v1/kv/",
         true,
@@ -104,6 +112,13 @@ pub(super) static TABLE: [Entry; 31] = [
     ),
     entry("/v1/nodes/", true, RELAYED, RELAYED_ALLOW, ""),
     entry("/ui/", true, &[("GET", Route::Ui)], "GET, HEAD", ""),
+    entry(
+        "/v1/log",
+        false,
+        &[("GET", Route::V1Log), ("PUT", Route::V1Log)],
+        "GET, HEAD, PUT",
+        r#"what is logged: {"filter":"info,quorate::peer=debug"}"#,
+    ),
     entry("/v1/txn", false, &[("POST", Route::V1Later)], "POST", ""),
     entry("/v1/watch", false, &[("GET", Route::V1Later)], "GET, HEAD", ""),
     entry("/v1/openapi.json", false, &[("GET", Route::V1Later)], "GET, HEAD", ""),

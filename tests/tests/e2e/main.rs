@@ -16,6 +16,7 @@ mod idempotency;
 mod lab;
 mod leases;
 mod local;
+mod logs;
 mod quorums;
 mod redis;
 mod sweep;

@@ -34,6 +34,13 @@ const GROUP_WIDTH: f64 = 0.76;
 
 type Drawn = Result<(), Box<dyn Error + Send + Sync>>;
 
+/// What is drawn in one colour.
+struct Series {
+    name: String,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
 /// Draws everything there are figures for. Names without an ending, each with a caption.
 pub(super) fn draw(report: &Report, folder: &Path) -> Result<Vec<(String, String)>, Failure> {
     // Registering it twice is harmless.
@@ -57,11 +64,11 @@ struct Plot {
 
 enum Kind {
     /// Lines over W, on a logarithmic scale of milliseconds.
-    Lines { n: usize, lines: Vec<(String, RGBColor, Vec<(f64, f64)>)> },
+    Lines { n: usize, lines: Vec<Series> },
     /// For each W the share of writes that took at most so long.
-    Shares(Vec<(String, RGBColor, Vec<(f64, f64)>)>),
+    Shares(Vec<Series>),
     /// Groups of bars over W.
-    Bars { n: usize, axis: &'static str, top: Option<f64>, series: Vec<(String, RGBColor, Vec<(f64, f64)>)> },
+    Bars { n: usize, axis: &'static str, top: Option<f64>, series: Vec<Series> },
 }
 
 fn plots(report: &Report) -> Vec<Plot> {
@@ -121,7 +128,7 @@ fn plots(report: &Report) -> Vec<Plot> {
         ),
     ];
     for (name, title, axis, top, series) in bars {
-        if series.iter().any(|(_, _, bars)| !bars.is_empty()) {
+        if series.iter().any(|s| !s.points.is_empty()) {
             let kind = Kind::Bars { n: report.nodes, axis, top, series };
             plots.push(Plot { name: name.to_owned(), title: title.to_owned(), subtitle: report.setting(), kind });
         }
@@ -129,23 +136,26 @@ fn plots(report: &Report) -> Vec<Plot> {
     plots
 }
 
-fn percentiles(rounds: &[&Round]) -> Vec<(String, RGBColor, Vec<(f64, f64)>)> {
-    let kinds: [(&str, RGBColor, fn(&Latency) -> f64); 4] = [
+/// One figure of many.
+type Pick = fn(&Latency) -> f64;
+
+fn percentiles(rounds: &[&Round]) -> Vec<Series> {
+    let kinds: [(&str, RGBColor, Pick); 4] = [
         ("p50", BLUE, |l| l.p50_ms),
         ("p95", GREEN, |l| l.p95_ms),
         ("p99", ORANGE, |l| l.p99_ms),
         ("max", RED, |l| l.max_ms),
     ];
-    let line = |of: fn(&Latency) -> f64| {
+    let line = |of: Pick| {
         rounds.iter().filter_map(|r| Some((r.write_quorum as f64, of(r.latency.as_ref()?)))).collect::<Vec<_>>()
     };
-    kinds.into_iter().map(|(name, colour, of)| (name.to_owned(), colour, line(of))).collect()
+    kinds.into_iter().map(|(name, colour, of)| Series { name: name.to_owned(), colour, points: line(of) }).collect()
 }
 
-fn shares(report: &Report, round: &Round) -> (String, RGBColor, Vec<(f64, f64)>) {
+fn shares(report: &Report, round: &Round) -> Series {
     let points = round.distribution.iter().map(|p| (p.ms, p.share * 100.0)).collect();
     let place = (round.write_quorum - 1) as f64 / (report.nodes.max(2) - 1) as f64;
-    (format!("W={}", round.write_quorum), shade(place), points)
+    Series { name: format!("W={}", round.write_quorum), colour: shade(place), points }
 }
 
 /// From dark blue through green to light yellow-orange, as `place` goes from 0 to 1: in order also when printed grey.
@@ -158,7 +168,7 @@ fn shade(place: f64) -> RGBColor {
     RGBColor(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
 }
 
-fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<(String, RGBColor, Vec<(f64, f64)>)> {
+fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<Series> {
     let colours = [BLUE, ORANGE, RED, FAINT];
     let one = |(place, down): (usize, usize)| {
         let name = match down {
@@ -166,8 +176,8 @@ fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<(String, 
             1 => "one node down".to_owned(),
             d => format!("{d} nodes down"),
         };
-        let bars = report.with_down(down).filter_map(|r| Some((r.write_quorum as f64, of(r)?))).collect();
-        (name, colours[place.min(colours.len() - 1)], bars)
+        let points = report.with_down(down).filter_map(|r| Some((r.write_quorum as f64, of(r)?))).collect();
+        Series { name, colour: colours[place.min(colours.len() - 1)], points }
     };
     report.downs().into_iter().enumerate().map(one).collect()
 }
@@ -259,12 +269,12 @@ macro_rules! legend {
     };
 }
 
-fn draw_lines<DB>(area: &Area<'_, DB>, pen: Pen, n: usize, lines: &[(String, RGBColor, Vec<(f64, f64)>)]) -> Drawn
+fn draw_lines<DB>(area: &Area<'_, DB>, pen: Pen, n: usize, lines: &[Series]) -> Drawn
 where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
-    let (low, high) = bounds(lines.iter().flat_map(|(_, _, points)| points.iter().map(|(_, ms)| *ms)));
+    let (low, high) = bounds(lines.iter().flat_map(|s| s.points.iter().map(|(_, ms)| *ms)));
     let mut chart = chart!(area, pen, 0.6..n as f64 + 0.4, (low..high).log_scale());
     chart
         .configure_mesh()
@@ -281,7 +291,7 @@ where
         .y_desc("ms (logarithmic)")
         .draw()?;
     // The highest first, so that the legend reads in the order of the lines.
-    for (name, colour, points) in lines.iter().rev() {
+    for Series { name, colour, points } in lines.iter().rev() {
         let (colour, size, half) = (*colour, pen.px(4), pen.px(5));
         let style = pen.line(colour, 2.0);
         chart
@@ -290,7 +300,7 @@ where
             .legend(move |(x, y)| Circle::new((x + half * 2, y), size, colour.filled()));
         chart.draw_series(points.iter().map(|at| Circle::new(*at, size, colour.filled())))?;
     }
-    for (_, colour, points) in lines.iter().take(1) {
+    for Series { colour, points, .. } in lines.iter().take(1) {
         let labels = points.iter().map(|at| {
             EmptyElement::at(*at) + Text::new(super::report::ms(at.1), (-pen.px(12), pen.px(9)), pen.font(11.0, colour))
         });
@@ -300,12 +310,12 @@ where
     Ok(())
 }
 
-fn draw_shares<DB>(area: &Area<'_, DB>, pen: Pen, lines: &[(String, RGBColor, Vec<(f64, f64)>)]) -> Drawn
+fn draw_shares<DB>(area: &Area<'_, DB>, pen: Pen, lines: &[Series]) -> Drawn
 where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
-    let (low, high) = bounds(lines.iter().flat_map(|(_, _, points)| points.iter().map(|(ms, _)| *ms)));
+    let (low, high) = bounds(lines.iter().flat_map(|s| s.points.iter().map(|(ms, _)| *ms)));
     let mut chart = chart!(area, pen, (low..high).log_scale(), 0.0..100.0);
     chart
         .configure_mesh()
@@ -320,7 +330,7 @@ where
         .x_desc("a write took at most … ms (logarithmic)")
         .y_desc("share of the writes")
         .draw()?;
-    for (name, colour, points) in lines {
+    for Series { name, colour, points } in lines {
         let (style, length) = (pen.line(*colour, 2.0), pen.px(18));
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style))?
@@ -331,18 +341,12 @@ where
     Ok(())
 }
 
-fn draw_bars<DB>(
-    area: &Area<'_, DB>,
-    pen: Pen,
-    n: usize,
-    (axis, top): (&str, Option<f64>),
-    series: &[(String, RGBColor, Vec<(f64, f64)>)],
-) -> Drawn
+fn draw_bars<DB>(area: &Area<'_, DB>, pen: Pen, n: usize, (axis, top): (&str, Option<f64>), series: &[Series]) -> Drawn
 where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
-    let highest = series.iter().flat_map(|(_, _, bars)| bars.iter().map(|(_, v)| *v)).fold(0.0, f64::max);
+    let highest = series.iter().flat_map(|s| s.points.iter().map(|(_, v)| *v)).fold(0.0, f64::max);
     // Room for the figures on the bars, and for the legend above them.
     let high = top.unwrap_or(highest).max(f64::MIN_POSITIVE) * 1.3;
     let mut chart = chart!(area, pen, 0.5..n as f64 + 0.5, 0.0..high);
@@ -361,7 +365,7 @@ where
         .y_desc(axis)
         .draw()?;
     let width = GROUP_WIDTH / series.len().max(1) as f64;
-    for (place, (name, colour, bars)) in series.iter().enumerate() {
+    for (place, Series { name, colour, points: bars }) in series.iter().enumerate() {
         let left = |w: f64| w - GROUP_WIDTH / 2.0 + place as f64 * width;
         let (colour, size) = (*colour, pen.px(10));
         let drawn = bars
