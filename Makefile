@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf large bench bugs fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ basic: ## Ten writes, read from all six nodes, compared; with detailed output
 perf: ## Every write quorum in turn, 100 concurrent writes each: latency by quorum
 	cargo build --release --bin quorate
 	cargo run --quiet --release -p quorate-tests --bin perf
+
+large: ## A million keys, more data than memory: what the node holds, cold reads, restarts; a few minutes
+	cargo build --release --bin quorate
+	cargo run --quiet --release -p quorate-tests --bin large
 
 bench: ## Side by side with etcd and Redis; about a quarter of an hour
 	cargo build --release --bin quorate
