@@ -112,7 +112,7 @@ async fn main() {
         Some(group) => group.takes(&cluster.nodes[0]),
         None => println!("no control group can be made here: memory is watched, not limited"),
     }
-    let data = keys * (bytes as u64 + 16);
+    let data = keys * (bytes + 16);
     println!("{keys} keys with values of {bytes} bytes, {} MiB in all, in {mib} MiB of memory", data >> 20);
     let begun = Instant::now();
     let peak = fill(&cluster.nodes[0], keys, bytes as usize).await;
