@@ -103,6 +103,10 @@ basic: ## Ten writes, read from all six nodes, compared; with detailed output
 perf: ## Every write quorum in turn, with nodes down too: tables and plots in quorate-sweep/
 	cargo run --quiet --release -- sweep
 
+large: ## A million keys, more data than memory: what the node holds, cold reads, restarts; a few minutes
+	cargo build --release --bin quorate
+	cargo run --quiet --release -p quorate-tests --bin large
+
 bench: ## Side by side with etcd and Redis; about a quarter of an hour
 	cargo build --release --bin quorate
 	cargo run --release -p quorate-bench -- compare

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::kv::{Command, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
+use crate::kv::{Command, Item, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 
@@ -421,6 +421,21 @@ impl Handle {
         self.shared.stop.subscribe()
     }
 
+    /// The item under a key, as far as this node has applied; after [`Handle::barrier`]. May wait for the disk, but holds up nobody else.
+    ///
+    /// # Errors
+    /// When the engine cannot be read: the node ends then.
+    pub async fn item(&self, key: &[u8]) -> Result<Option<Item>, ReadError> {
+        self.shared.store.read(key).await.map_err(|_| ReadError::Stopping)
+    }
+
+    /// To be awaited before [`Handle::submit`] on a task: if finding what applying will need may take the disk, it is found now, elsewhere.
+    pub async fn prepare(&self, command: &Command) {
+        if self.leads() {
+            self.shared.store.prepare(command).await;
+        }
+    }
+
     /// Hands a write in without waiting for it. Writes handed in one after the other by one task get their places in the log in that order.
     #[must_use]
     pub fn submit(&self, command: &Command, options: WriteOptions) -> PendingWrite {
@@ -538,6 +553,7 @@ impl Handle {
     /// # Errors
     /// As [`WriteError`] says; only `Unknown` leaves the outcome open.
     pub async fn write(&self, command: &Command, options: WriteOptions) -> Result<Written, WriteError> {
+        self.prepare(command).await;
         self.submit(command, options).await
     }
 

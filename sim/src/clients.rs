@@ -1,5 +1,6 @@
 //! Clients: each does one thing at a time at some node, waits a while, and notes what it was told. A timeout is an unknown outcome, never a failure.
-//! Where the plan says so, some writes have idempotency keys: while their outcome is unknown they are asked for again, at any node.
+//! Where the plan says so, some writes have idempotency keys: while their outcome is unknown they are asked for again, at any node, and now and then
+//! also when it is long known.
 
 use std::collections::BTreeMap;
 
@@ -78,6 +79,8 @@ pub struct Clients {
     /// What a client asks for again, and how often it has.
     again: BTreeMap<usize, (Want, u32)>,
     retries: bool,
+    /// Writes with idempotency keys that were acknowledged.
+    known: Vec<Command>,
     /// What they were told.
     pub tally: Tally,
     /// Whether they send on.
@@ -97,6 +100,7 @@ impl Clients {
             revisions: BTreeMap::new(),
             again: BTreeMap::new(),
             retries: plan.retries,
+            known: Vec::new(),
             tally: Tally::default(),
             quiet: false,
             think: plan.think,
@@ -141,6 +145,10 @@ impl Clients {
     }
 
     fn draw(&mut self, client: usize, voters: usize) -> Want {
+        if self.retries && self.dice.chance(150) && !self.known.is_empty() {
+            let which = self.dice.below(self.known.len() as u64) as usize;
+            return Want::Write(self.known[which].clone(), None);
+        }
         match self.draw_plain(client, voters) {
             Want::Write(command, copies) if self.retries && self.dice.chance(700) => {
                 Want::Write(command.once(Bytes::from(format!("r{client}-{}", self.next))), copies)
@@ -279,6 +287,11 @@ impl Cluster {
             }
             Reply::Write(Ok(written)) => {
                 self.clients.tally.written += 1;
+                if let Want::Write(command @ Command::Once { .. }, _) = &op.want
+                    && !written.repeated
+                {
+                    self.clients.known.push(command.clone());
+                }
                 let client = op.client;
                 if let Want::Write(command, _) = &op.want {
                     for key in command.keys() {

@@ -158,6 +158,12 @@ impl Node {
         found.file_name().and_then(|id| id.to_str()).and_then(|id| id.parse().ok()).expect("a thread's id")
     }
 
+    /// The process's number.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.pid().as_raw_nonzero().get()
+    }
+
     /// Bytes of memory it holds.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {

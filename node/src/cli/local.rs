@@ -20,7 +20,7 @@ use fleet::Fleet;
 
 use super::output::{Failure, print, table};
 use super::settings::{Common, LimitArgs, SettingsError, Timing, is_blank, port_ranges};
-use super::{Stop, runtime, serve, start_logging};
+use super::{Stop, files, runtime, serve, start_logging};
 use crate::handle::Handle;
 use crate::http::console;
 use crate::options::{Formation, Limits, NodeOptions};
@@ -201,7 +201,9 @@ pub(crate) fn check_ports(nodes: &[NodeOptions]) -> Result<(), Failure> {
 
 /// Runs the cluster until a signal ends it, or every node has ended.
 pub(crate) fn run(args: &LocalArgs) -> Result<(), Failure> {
-    let plan = args.plan().map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut plan = args.plan().map_err(|e| Failure::Usage(e.to_string()))?;
+    // Nobody has that many clients on a laptop: nothing to warn of.
+    files::fit_connections(&mut plan.nodes);
     // Nodes that start and stop together find each other's ports closed, which needs nobody's attention here.
     start_logging(&args.common, "warn,quorate::peer=error")?;
     check_ports(&plan.nodes)?;

@@ -8,6 +8,7 @@
 mod bench;
 mod client;
 mod file;
+mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod local;
@@ -188,28 +189,11 @@ fn parse(args: Vec<OsString>, empty: impl Fn(&str) -> bool) -> Result<Cli, Stopp
     take(file::ignore_empty(with_file, &empty))
 }
 
-/// Files and connections that a process may have open without asking: raised to what the system allows it, since many systems start programs with
-/// 1,024, and a node has a file for each connection. Returns what is allowed now; `None` is no limit.
-fn raise_file_limit() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return current;
-    }
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum,
-        Err(error) => {
-            tracing::warn!(%error, ?current, ?maximum, "the limit of open files could not be raised: more connections than that are refused");
-            current
-        }
-    }
-}
-
 /// A runtime with a thread for every second core. A thread that waits is woken whenever a task is ready beside the one that runs, and mostly finds
 /// it done: with two threads on two cores a write alone costs nearly twice the context switches. The other cores are for the log's thread and the engine.
 /// The process may have as many files open as the system allows.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    if let Some(files) = raise_file_limit() {
+    if let Some(files) = files::raise_limit() {
         tracing::debug!(files, "files and connections that may be open");
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

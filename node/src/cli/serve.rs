@@ -5,12 +5,12 @@ use tracing::{error, info};
 
 use super::output::{Failure, print};
 use super::settings::{self, Machine, ServeArgs};
-use super::{Stop, runtime, start_logging};
+use super::{Stop, files, runtime, start_logging};
 use crate::node::{Ended, Node};
 
 /// Runs the node. Returns when it has ended in good order.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let options = args.options(&Machine::ask()).map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut options = args.options(&Machine::ask()).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.check {
         return print(settings::show(&options));
     }
@@ -18,6 +18,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     start_logging(&args.common, "info,fjall=warn,lsm_tree=warn")?;
     for line in settings::retired(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("{line}");
+    }
+    if let Some(warning) = files::fit_connections(std::slice::from_mut(&mut options)) {
+        tracing::warn!("{warning}");
     }
     if let Some(quorum) = options.form.as_ref().and_then(|f| Quorum::new(f.replicas, f.write_quorum).ok()) {
         info!("if its disk is empty this node forms a cluster: {}", quorum.explain());

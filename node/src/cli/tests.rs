@@ -194,13 +194,3 @@ fn client_verbs_take_their_options_after_the_names() {
     assert!(parsed(&["quorate", "put", "k", "-"]).is_ok());
     assert!(parsed(&["quorate", "config", "--url", "http://a:1"]).is_ok());
 }
-
-#[test]
-fn the_limit_of_open_files_is_raised_to_what_the_system_allows() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let lower = current.map(|c| c - 1).or(Some(4_096));
-    setrlimit(Resource::Nofile, Rlimit { current: lower, maximum }).expect("lower is always allowed");
-    assert_eq!(super::raise_file_limit(), maximum);
-    assert_eq!(getrlimit(Resource::Nofile).current, maximum);
-}

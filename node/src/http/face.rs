@@ -192,11 +192,11 @@ impl Face {
         match route {
             Route::V1Delete => v1::delete(self, request).await,
             Route::V1List => v1::list(self, request).await,
-            Route::Read => lab::read(self, &request),
+            Route::Read => lab::read(self, &request).await,
             Route::Data => lab::data(self).await,
             Route::Keys => lab::keys(self, &request).await,
             Route::KvPut => lab::kv_put(self, request).await,
-            Route::KvGet => lab::kv_get(self, &request),
+            Route::KvGet => lab::kv_get(self, &request).await,
             Route::KvDelete => lab::kv_delete(self, &request).await,
             Route::Health => Ok(health::health(self)),
             Route::Root => Ok(ui::root(self, &request)),

@@ -43,7 +43,7 @@ fn lab_value(face: &Face, json: serde_json::Value) -> Result<Value, Failure> {
 
 async fn put(face: &Face, key: Bytes, value: Value, forward: bool) -> Result<(Written, u64), Failure> {
     let command = Command::Put { key, value, condition: Condition::None };
-    let written = face.handle.submit(&command, WriteOptions { copies: None, forward }).await?;
+    let written = face.handle.write(&command, WriteOptions { copies: None, forward }).await?;
     match written.outcome {
         Outcome::Put { version } => Ok((written, version)),
         other => Err(unexpected(&other)),
@@ -98,12 +98,12 @@ fn push_written(out: &mut Vec<u8>, written: &Written, version: Option<u64>) {
 }
 
 /// `GET /read/{key}` and `GET /read?key=`
-pub(super) fn read(face: &Face, request: &Request<Incoming>) -> Answer {
+pub(super) async fn read(face: &Face, request: &Request<Incoming>) -> Answer {
     let key = match request.uri().path().strip_prefix("/read/") {
         Some(encoded) => key_of_path(face, encoded)?,
         None => key_of_query(face, request)?,
     };
-    let item = face.handle.store().get(&key);
+    let item = face.handle.item(&key).await?;
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(b"{\"key\":");
     push_key(&mut out, &key);
@@ -165,9 +165,9 @@ pub(super) async fn kv_put(face: &Face, request: Request<Incoming>) -> Answer {
 }
 
 /// `GET /kv/{key}`
-pub(super) fn kv_get(face: &Face, request: &Request<Incoming>) -> Answer {
+pub(super) async fn kv_get(face: &Face, request: &Request<Incoming>) -> Answer {
     let key = kv_key(face, request)?;
-    let Some(item) = face.handle.store().get(&key) else {
+    let Some(item) = face.handle.item(&key).await? else {
         let message = format!("Key '{}' not found", String::from_utf8_lossy(&key));
         return Err(Failure::new(Code::KeyNotFound, message));
     };

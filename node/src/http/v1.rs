@@ -32,8 +32,7 @@ pub(super) async fn put(face: &Face, request: Request<Incoming>) -> Answer {
     let kind = kind_of(request.headers().get(CONTENT_TYPE));
     let value = value_of(kind, body(request, face.value_bytes_max).await?)?;
     let command = once(Command::Put { key, value, condition }, request_key);
-    let pending = face.handle.submit(&command, options);
-    let written = pending.await?;
+    let written = face.handle.write(&command, options).await?;
     match written.outcome {
         Outcome::Put { version } => Ok(put_response(face, &written, version)),
         other => Err(unexpected(&other)),
@@ -111,7 +110,7 @@ pub(super) async fn get(face: &Face, request: Request<Incoming>) -> Answer {
     let key = key_of(face, &request)?;
     let (consistency, forward, min_revision) = read_options(Query::of(&request))?;
     face.handle.barrier(consistency, forward, min_revision).await?;
-    let Some(item) = face.handle.store().get(&key) else {
+    let Some(item) = face.handle.item(&key).await? else {
         return Err(Failure::new(Code::KeyNotFound, format!("there is no key {:?}", String::from_utf8_lossy(&key)))
             .with_header(TERM, Ok::<_, std::convert::Infallible>(face.handle.state().term.0.into())));
     };

@@ -17,6 +17,7 @@ mod engine;
 pub(crate) mod fuzzing;
 mod once;
 mod overlay;
+mod reads;
 mod store;
 #[cfg(test)]
 mod tests;

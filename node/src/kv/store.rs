@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use super::engine::memory::{MemoryEngine, MemoryHome};
 use super::engine::{Engine, EngineError, Graves, Home, Meta};
 use super::once::Rows;
 use super::overlay::{HeadCache, KeyHead, Tables};
+use super::reads::Slow;
 use super::transfer::{Export, Import, Imported};
 use super::view::{Page, View};
 use super::{Command, Item, Outcome, StoreError};
@@ -68,6 +70,8 @@ pub(super) struct Shared {
     /// The same as `head.tables`, for readers.
     tables: ArcSwap<Tables>,
     heads: HeadCache,
+    /// Whether reads wait for the disk, of late.
+    slow: Slow,
     /// The index of `head.ahead`, for readers.
     ahead: AtomicU64,
     /// Held by whoever moves tables. What the engine holds.
@@ -184,6 +188,7 @@ impl Store {
             head: Mutex::new(head),
             tables: ArcSwap::new(tables),
             heads: HeadCache::default(),
+            slow: Slow::default(),
             ahead: AtomicU64::new(meta.ahead.index.0),
             drain: Mutex::new(meta),
             wanted: Mutex::default(),
@@ -227,7 +232,12 @@ impl Store {
         tables.engine.get(key).map_err(|error| shared.failing(error))
     }
 
-    /// Loads what applying the command will need, so that applying never waits for the disk. May wait for the disk itself.
+    pub(super) fn slow(&self) -> &Slow {
+        &self.0.shared.slow
+    }
+
+    /// Loads what applying the command will need, so that applying never waits for the disk. May wait for the disk itself: see
+    /// [`Store::prepare`].
     pub fn prefetch(&self, command: &Command) {
         let shared = &self.0.shared;
         for key in command.keys() {
@@ -236,10 +246,12 @@ impl Store {
             if tables.overlays(key) || shared.heads.contains(key) {
                 continue;
             }
+            let begun = Instant::now();
             match tables.engine.get(key) {
                 Ok(item) => shared.heads.offer(generation, key, item.as_ref().map(KeyHead::of)),
                 Err(error) => shared.fail(&error),
             }
+            shared.slow.note(begun.elapsed());
         }
     }
 

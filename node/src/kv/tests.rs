@@ -4,6 +4,7 @@ mod failing;
 mod once;
 mod pieces;
 mod power;
+mod reads;
 mod transfer;
 mod watched;
 

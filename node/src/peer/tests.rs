@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use quorum::{Body, ClusterId, Head, Index, Kind, Member, Message, NodeId, Position, Term};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -577,25 +576,4 @@ async fn stopping_sends_what_is_queued_and_answers_every_call() {
     a.net.stop().await;
     assert!(matches!(call.await, Ok(Err(CallError::Lost | CallError::NotSent))));
     assert!(matches!(b.message().await.1.body, Body::TransferNow { .. }));
-}
-
-/// Not a test of behaviour: what a message costs. `cargo test --release -- --ignored --nocapture cost_of`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures"]
-async fn cost_of_small_appends() {
-    let (a, mut b) = pair().await;
-    let records: Vec<_> = (0..16).map(|n| record(1 + n, 256)).collect();
-    let pieces = vec![Bytes::from(records.concat())];
-    let start = Instant::now();
-    let total = 50_000u64;
-    let done = Arc::new(Mutex::new(0u64));
-    for sent in 0..total {
-        while sent - *done.lock() > 256 {
-            b.message().await;
-            *done.lock() += 1;
-        }
-        a.net.send(b.id(), append(1, &records), Records::Cached(pieces.clone()));
-    }
-    let took = start.elapsed();
-    println!("{total} appends of 16 records in {took:?}: {:?} each", took / total as u32);
 }

@@ -46,6 +46,4 @@ pub use vote::VoteFile;
 pub use wal::{Job, Turns, Wal, WalEvent};
 
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod tests;

@@ -585,24 +585,6 @@ fn a_failed_fsync_is_reported_once_and_nothing_after_it() {
     assert_eq!(events.iter().count(), 0);
 }
 
-#[test]
-#[ignore = "a measurement: run it in release"]
-fn a_million_small_entries_are_recovered_in_about_a_second() {
-    let dir = tempfile::tempdir().expect("folder");
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut opened = open(dir.path(), disk.clone(), &Limits::default()).expect("opens");
-    opened.vote.save(Term(1), None).expect("saved");
-    for first in (1..1_000_000).step_by(50) {
-        append(&mut opened.log, first, 1, &[&[7_u8; 100][..]; 50]).expect("written");
-    }
-    opened.log.sync().expect("synced");
-    drop(opened);
-    let begun = std::time::Instant::now();
-    let opened = open(dir.path(), disk, &Limits::default()).expect("opens");
-    eprintln!("recovered {} entries in {:?}", opened.heads.len(), begun.elapsed());
-    assert_eq!(opened.heads.len(), 1_000_000);
-}
-
 /// What the log may look like: entries by index, as far as they matter.
 type Model = std::collections::BTreeMap<u64, (u64, Vec<u8>)>;
 

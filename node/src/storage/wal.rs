@@ -105,16 +105,6 @@ impl Wal {
         let helper = Helper::start()
             .inspect_err(|error| tracing::warn!(%error, "no thread to prepare segments of the log"))
             .ok();
-        Wal::start_with(log, vote, metrics, helper, notify)
-    }
-
-    pub(super) fn start_with(
-        log: Log,
-        vote: VoteFile,
-        metrics: Arc<Metrics>,
-        helper: Option<Helper>,
-        notify: impl Fn(WalEvent) + Send + 'static,
-    ) -> Wal {
         let reader = log.reader();
         let (jobs, received) = channel();
         let writer = Writer::new(log, vote, metrics, helper);

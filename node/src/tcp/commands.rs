@@ -201,6 +201,7 @@ impl Session {
         match spec.writes {
             Some(true) => match self.write_of(spec, request) {
                 Ok((command, shape, route)) => {
+                    self.face.handle.prepare(&command).await;
                     self.submit(&command, shape, route, true);
                     Ok(Flow::Next)
                 }
@@ -327,7 +328,8 @@ impl Session {
             Verb::Mget => {
                 resp::array(&mut self.out, request.len() - 1);
                 for key in request.from(1) {
-                    match self.face.handle.store().get(key) {
+                    // The length is said already: a reply that cannot go on ends the connection.
+                    match self.face.handle.item(key).await.map_err(io::Error::other)? {
                         Some(item) => resp::bulk(&mut self.out, &item.value.data),
                         None => resp::null(&mut self.out, version),
                     }
@@ -335,8 +337,17 @@ impl Session {
                 }
             }
             Verb::Exists => {
-                let count = request.from(1).filter(|key| self.face.handle.store().get(key).is_some()).count();
-                resp::integer(&mut self.out, i64::try_from(count).unwrap_or(i64::MAX));
+                let mut count = 0;
+                for key in request.from(1) {
+                    match self.face.handle.item(key).await {
+                        Ok(item) => count += i64::from(item.is_some()),
+                        Err(error) => {
+                            self.refuse_read(&error);
+                            return Ok(());
+                        }
+                    }
+                }
+                resp::integer(&mut self.out, count);
             }
             Verb::DbSize => {
                 let count = self.face.handle.store().count();
@@ -345,7 +356,13 @@ impl Session {
             Verb::Keys => self.keys(request).await?,
             Verb::Scan => self.scan(request).await,
             _ => {
-                let item = self.face.handle.store().get(request.get(1));
+                let item = match self.face.handle.item(request.get(1)).await {
+                    Ok(item) => item,
+                    Err(error) => {
+                        self.refuse_read(&error);
+                        return Ok(());
+                    }
+                };
                 let out = &mut self.out;
                 match (verb, item) {
                     (Verb::Get, Some(item)) => resp::bulk(out, &item.value.data),

@@ -300,11 +300,13 @@ impl Session {
                 }
                 let key = frame.slice_ref(key.as_bytes());
                 let command = Command::Put { key: key.clone(), value, condition: Condition::None };
+                self.face.handle.prepare(&command).await;
                 self.submit(&command, Shape::LineSet(key), Route::Set, false);
             }
             Line::Delete(key) => {
                 let key = frame.slice_ref(key.as_bytes());
                 let command = Command::Delete { key: key.clone(), condition: Condition::None };
+                self.face.handle.prepare(&command).await;
                 self.submit(&command, Shape::LineDelete(key), Route::Delete, false);
             }
             other => {
@@ -329,12 +331,17 @@ impl Session {
     async fn answer_line(&mut self, line: Line<'_>) -> Flow {
         match line {
             Line::Get(key) => {
-                let outcome = match self.fresh(false).await {
-                    Ok(()) => {
-                        match self.face.handle.store().get(key.as_bytes()) {
-                            Some(item) => lines::value(&mut self.out, &item.value),
-                            None => lines::error(&mut self.out, &format!("Key '{key}' not found"), None),
-                        }
+                let found = match self.fresh(false).await {
+                    Ok(()) => self.face.handle.item(key.as_bytes()).await,
+                    Err(error) => Err(error),
+                };
+                let outcome = match found {
+                    Ok(Some(item)) => {
+                        lines::value(&mut self.out, &item.value);
+                        "ok"
+                    }
+                    Ok(None) => {
+                        lines::error(&mut self.out, &format!("Key '{key}' not found"), None);
                         "ok"
                     }
                     Err(error) => {

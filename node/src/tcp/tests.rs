@@ -565,12 +565,3 @@ async fn every_command_is_counted_once_under_a_fixed_route() {
     let count = |route: &str| seconds.with_label_values(&[route, "ok"]).get_sample_count();
     assert_eq!((count("tcp_set"), count("tcp_get"), count("tcp_delete")), (1, 2, 0));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "serves until it is stopped, for redis-cli and redis-benchmark by hand"]
-async fn serve_by_hand() {
-    let server = server(Role::Leader).await;
-    println!("listening on {}", server.address);
-    // Without the usual patience: whoever runs this ends it, with SHUTDOWN.
-    server.task.await.expect("without a panic");
-}

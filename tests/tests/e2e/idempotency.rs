@@ -52,7 +52,8 @@ async fn a_leader_killed_between_append_and_answer_leaves_a_write_that_the_retry
     cluster.nodes[old].kill();
     let answer = asked.await.expect("the task");
     assert!(answer.is_err(), "the leader died before it could answer: {answer:?}");
-    let revision = cluster.nodes[heir].get("/v1/kv/order?consistency=local").await.expect(200).header("etag").to_owned();
+    let revision =
+        cluster.nodes[heir].get("/v1/kv/order?consistency=local").await.expect(200).header("etag").to_owned();
     cluster.nodes[paused].resume();
     cluster.nodes[old].start();
     // The very same request, at another node. Without its key it would fail: the order exists.
