@@ -60,7 +60,9 @@ web: ## The page in a real Chromium: every control, failovers, keyboard, accessi
 	cargo build --bin quorate
 	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && npm test
 
-pictures: web ## The README's picture, from the screenshots
+pictures: ## The README's picture, of a cluster that was busy for a minute
+	cargo build --release --bin quorate
+	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && QUORATE_BIN=../../target/release/quorate node picture.js
 	mkdir -p docs/images
 	cp target/screenshots/readme.png docs/images/page.png
 

@@ -115,7 +115,7 @@ pub struct MemberStatus {
     pub healthy: Option<bool>,
     /// Milliseconds since the leader heard from it.
     pub last_heard_ms: Option<u64>,
-    /// Entries it is behind the leader's log.
+    /// Entries it is behind the leader's log; absent until this leader has heard from it.
     pub lag: Option<u64>,
 }
 

@@ -77,5 +77,19 @@ describe("the page of a node", { concurrency: false }, () => {
     });
   });
 
+  test("a cluster whose every node was stopped from the page is started again from it", async () => {
+    const other = await open(chrome, local.url);
+    await other.locator("#token").fill("open sesame");
+    await shows("leader", /leads/, other);
+    for (const n of [1, 2, 3]) await button(`Stop node${n}`, other).click();
+    await shows("leader", /^No node is running$/, other);
+    for (const n of [1, 2, 3]) await button(`Start node${n}`, other).click();
+    await shows("leader", /leads/, other);
+    await button("Read", other).click();
+    await shows("one-result", /^Read from node\d, confirmed by the cluster/, other);
+    assert.equal(await text("one-value", other), "world");
+    assert.deepEqual(other.mistakes, []);
+  });
+
   test("made no mistake", () => assert.deepEqual(page.mistakes, []));
 });

@@ -32,7 +32,7 @@ const leader = async (of = page) => /^(node\d) leads/.exec(await text("leader", 
 // What axe finds of what can be decided by a program. It is run from outside the page, whose policy lets no other script in.
 async function barriers(of) {
   await of.evaluate(axe);
-  const { violations } = await of.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const { violations } = await of.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], resultTypes: ["violations"] }));
   return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join(" | ")}`);
 }
 
@@ -47,7 +47,7 @@ describe("the page of a local cluster", { concurrency: false }, () => {
 
   test("writes a key and reads it from any node, with either consistency", async () => {
     await page.getByLabel("Key", { exact: true }).fill("greeting/ä ö");
-    await page.getByLabel("Value", { exact: true }).fill("good morning");
+    await page.getByRole("textbox", { name: "Value", exact: true }).fill("good morning");
     await button("Write").click();
     await shows("one-result", /^Written: [4-6] copies hold it\. Revision \d+, version 1/);
     for (const [node, consistency] of [["node3", "linearizable"], ["node6", "linearizable"], ["node1", "local"]]) {
@@ -87,7 +87,7 @@ describe("the page of a local cluster", { concurrency: false }, () => {
     await shows("list-result", /^Page 1: 10 keys/);
     await button("page-test-10").click();
     assert.equal(await page.getByLabel("Key", { exact: true }).inputValue(), "page-test-10");
-    assert.equal(await page.getByLabel("Value", { exact: true }).inputValue(), "value 10");
+    assert.equal(await page.getByRole("textbox", { name: "Value", exact: true }).inputValue(), "value 10");
     await button("Delete").click();
     await shows("one-result", /^Deleted page-test-10: [4-6] copies know/);
     await button("Delete").click();
@@ -155,11 +155,6 @@ describe("the page of a local cluster", { concurrency: false }, () => {
     const acknowledged = Number(/^[\d,]+/.exec(await text("steady-text"))[0].replaceAll(",", ""));
     await eventually("writes go on", async () => Number(/^[\d,]+/.exec(await text("steady-text"))[0].replaceAll(",", "")) > acknowledged + 5 || (await text("steady-text")));
     await screenshot(page, "failover");
-    // What the README shows: from the top down to the plots.
-    const { y, height } = await page.locator(".charts").boundingBox();
-    await page.setViewportSize({ width: 1280, height: Math.ceil(y + height + 24) });
-    await screenshot(page, "readme", {});
-    await page.setViewportSize({ width: 1280, height: 900 });
     await button(`Start ${before}`).click();
     await isWell(before, "healthy");
     await shows("quorum", /2 more failures are survived/);
@@ -243,7 +238,8 @@ describe("the page of a local cluster", { concurrency: false }, () => {
       await shows("leader", /leads/, other);
       await other.click("#list");
       await shows("list-result", /^Page 1/, other);
-      assert.deepEqual(await barriers(other), [], name);
+      // Colours and widths are looked at once each: the search takes seconds.
+      if (name === "desktop-light" || name === "phone-dark") assert.deepEqual(await barriers(other), [], name);
       const overflow = await other.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
       assert.ok(overflow <= 0, `${name}: ${overflow} px beyond the screen`);
       await screenshot(other, name);

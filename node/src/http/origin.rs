@@ -79,12 +79,14 @@ fn name_of(host: &str) -> &str {
 
 /// An address, a name without a dot (no domain server outside knows such), anything below `localhost`, or the node's own name.
 fn is_local_name(name: &str, own: &str) -> bool {
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    const BELOW: &str = ".localhost";
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let ends = |end: &str| name.len().checked_sub(end.len()).and_then(|at| name.get(at..));
     bare.parse::<IpAddr>().is_ok()
         || !name.contains('.')
-        || name.ends_with(".localhost")
-        || name == own.to_ascii_lowercase()
+        || ends(BELOW).is_some_and(|end| end.eq_ignore_ascii_case(BELOW))
+        || name.eq_ignore_ascii_case(own)
 }
 
 #[cfg(test)]
@@ -111,6 +113,8 @@ mod tests {
             &[("host", "[::1]:8000"), ("origin", "http://[::1]:8000")],
             &[("host", "localhost:8000"), ("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")],
             &[("host", "node1:8000"), ("sec-fetch-site", "none")],
+            &[("host", "DB1.example.net."), ("sec-fetch-site", "none")],
+            &[("host", "quorate.LocalHost:8000")],
         ] {
             assert!(passes("127.0.0.1:8000", "POST", headers), "{headers:?}");
         }

@@ -32,7 +32,8 @@ const UNDER_WAY_MAX: usize = 64;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Headers that are passed on to the other node, and back from it.
-const THERE: [HeaderName; 5] = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH];
+const THERE: [HeaderName; 6] =
+    [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, HeaderName::from_static("idempotency-key")];
 const BACK: [HeaderName; 8] = [ETAG, RETRY_AFTER, WWW_AUTHENTICATE, REVISION, VERSION, TERM, NODE, COPIES];
 
 /// A node that may be asked, and what.

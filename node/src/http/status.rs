@@ -105,7 +105,9 @@ pub(super) fn members(handle: &Handle, state: &NodeState) -> Vec<MemberStatus> {
         let (healthy, heard, lag) = match (leads, itself, peer) {
             (true, true, _) => (Some(true), Some(0), Some(0)),
             (true, false, Some(p)) => {
-                (Some(p.live), p.silent_for.map(millis), Some(state.last.0.saturating_sub(p.durable.0)))
+                // What it holds is known from when it was first heard in this reign; until then it would seem to lack everything.
+                let lag = p.silent_for.map(|_| state.last.0.saturating_sub(p.durable.0));
+                (Some(p.live), p.silent_for.map(millis), lag)
             }
             // A leader that never heard of a member knows that it is not healthy.
             (true, false, None) => (Some(false), None, None),

@@ -49,6 +49,9 @@ function plot(place, lines, axis, marks, label) {
   for (const [text, at, anchor] of [["2 min ago", LEFT, "start"], ["now", W, "end"]]) {
     svg.append(element("text", { x: at, y: H - 3, "text-anchor": anchor }, text));
   }
+  if (lines.every((line) => line.values.every((v) => !v))) {
+    svg.append(element("text", { class: "none", x: (LEFT + W) / 2, y: H / 2, "text-anchor": "middle" }, "nothing yet"));
+  }
   const length = lines[0].values.length;
   for (const mark of marks) svg.append(element("line", { class: "mark", x1: x(mark, length), x2: x(mark, length), y1: TOP, y2: H - BOTTOM }));
   for (const { className, values } of lines) {

@@ -6,7 +6,8 @@ const count = (n) => few[n] ?? String(n);
 export function leaderWords(model) {
   const { leader, authority } = model;
   if (leader) return `${leader.name} leads, term ${leader.status.term}`;
-  if (!authority) return model.local ? "No node is running" : "Looking for the cluster …";
+  if (model.local?.nodes.every((n) => n.standing === "stopped")) return "No node is running";
+  if (!authority) return "Looking for the cluster …";
   if (authority.status.node.membership === "blank") return "The cluster is forming";
   return "No leader at the moment";
 }
