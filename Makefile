@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim sim-table clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) unit $(MAKE) --no-print-directory unit
 	@$(STAGE) model $(MAKE) --no-print-directory model
 	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
+	@$(STAGE) sim $(MAKE) --no-print-directory sim
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
@@ -62,6 +63,8 @@ faults: ## Clusters of real processes killed, paused, cut off, with failing disk
 nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), and porcupine; an hour or more
 	./scripts/setup
 	cargo build --release --bin quorate
+	$(MAKE) --no-print-directory sim SEEDS=30000
+	$(MAKE) --no-print-directory sim-table SEEDS=300
 	QUORATE_NIGHTLY=1 cargo test --release -p quorate-tests --test faults -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory porcupine
 
@@ -97,9 +100,14 @@ fuzz: ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (60); needs cargo
 	cd fuzz && for target in fuzz_targets/*.rs; do name=$$(basename $$target .rs); \
 	  [ $$name = seeds ] || cargo +nightly fuzz run --fuzz-dir . $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
-sim: ## Simulated clusters under faults: SEEDS=1000 of them, or the whole trace of one with SEED=7
+# Fresh seeds every time; QUORATE_SEED repeats those of a run that failed.
+sim: ## Simulated clusters under faults: SEEDS=1000 fresh ones, or the whole trace of one with SEED=7
 	cargo build -p quorate-sim
-	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000) --jobs 2)
+	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000))
+
+sim-table: ## The same for each legal pair of N and W up to N = 7, with every kind of fault; SEEDS=10 runs each
+	cargo build -p quorate-sim
+	@./target/debug/sim table --seeds $(or $(SEEDS),10)
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean
