@@ -23,6 +23,7 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) unit $(MAKE) --no-print-directory unit
 	@$(STAGE) model $(MAKE) --no-print-directory model
 	@$(STAGE) bugs $(MAKE) --no-print-directory bugs
+	@$(STAGE) sim $(MAKE) --no-print-directory sim
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) web $(MAKE) --no-print-directory web
 	@$(STAGE) observe $(MAKE) --no-print-directory observe
@@ -79,6 +80,8 @@ faults: ## Clusters of real processes killed, paused, cut off, with failing disk
 nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), and porcupine; an hour or more
 	./scripts/setup
 	cargo build --release --bin quorate
+	$(MAKE) --no-print-directory sim SEEDS=30000
+	$(MAKE) --no-print-directory sim-table SEEDS=300
 	QUORATE_NIGHTLY=1 cargo test --release -p quorate-tests --test faults -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory porcupine
 
@@ -117,9 +120,14 @@ fuzz: ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (60); needs cargo
 	cd fuzz && for target in fuzz_targets/*.rs; do name=$$(basename $$target .rs); \
 	  [ $$name = seeds ] || cargo +nightly fuzz run --fuzz-dir . $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
-sim: ## Simulated clusters under faults: SEEDS=1000 of them, or the whole trace of one with SEED=7
+# Fresh seeds every time; QUORATE_SEED repeats those of a run that failed.
+sim: ## Simulated clusters under faults: SEEDS=1000 fresh ones, or the whole trace of one with SEED=7
 	cargo build -p quorate-sim
-	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000) --jobs 2)
+	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000))
+
+sim-table: ## The same for each legal pair of N and W up to N = 7, with every kind of fault; SEEDS=10 runs each
+	cargo build -p quorate-sim
+	@./target/debug/sim table --seeds $(or $(SEEDS),10)
 
 apiserver-up: ## Start etcd and the API server of Kubernetes on loopback; print the path of the kubeconfig
 	@./scripts/kubernetes/apiserver-up

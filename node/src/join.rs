@@ -15,6 +15,9 @@ use crate::peer::{Introduction, Network};
 /// How often a node that is not a member introduces itself.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// After so many rounds without a leader a member asks around: longer than an election takes.
+const ALONE_ROUNDS: u32 = 4;
+
 /// How long one of the nodes asked may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -24,7 +27,15 @@ const ADDRESSES_MAX: usize = 32;
 /// Introduces the node whenever its cluster does not know it as it is. Ends when the node is asked to stop.
 pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: Vec<String>) {
     let mut stopping = handle.stopping();
-    let mut joiner = Joiner { handle, network, me, targets, http: reqwest::Client::new(), said: HashMap::new() };
+    let mut joiner = Joiner {
+        handle,
+        network,
+        me,
+        targets,
+        http: reqwest::Client::new(),
+        said: HashMap::new(),
+        rounds: Rounds::default(),
+    };
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -35,11 +46,22 @@ pub(crate) async fn run(handle: Handle, network: Network, me: Member, targets: V
     }
 }
 
-/// Whether a node has to say that it is there: its cluster does not know it, or not under these addresses. One that was taken out while it was away still
-/// takes itself for a member; it is told when it asks for votes, and must not be taken in again by saying hello.
-pub(crate) fn must_introduce(state: &NodeState, me: &Member) -> bool {
-    let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);
-    !known && !state.removed
+/// Decides round by round whether a node has to say that it is there.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    /// Rounds in a row without a leader.
+    alone: u32,
+}
+
+impl Rounds {
+    /// Yes, if its cluster does not know it, or not under these addresses. And if no leader has talked to it for a while: it may be a member in its own eyes
+    /// alone, taken out while it was away, or taken in by an entry that was never committed. Those it knows may all have left, so asking them for votes is not
+    /// enough; whoever is there knows the leader. That does not take it in again: the leader sends it the log first, see [`crate::driver`].
+    pub(crate) fn must_introduce(&mut self, state: &NodeState, me: &Member) -> bool {
+        self.alone = if state.leader.is_none() { self.alone.saturating_add(1) } else { 0 };
+        let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);
+        !state.removed && (!known || self.alone >= ALONE_ROUNDS)
+    }
 }
 
 struct Joiner {
@@ -50,12 +72,13 @@ struct Joiner {
     http: reqwest::Client,
     /// What each address last answered, so that it is logged once.
     said: HashMap<String, String>,
+    rounds: Rounds,
 }
 
 impl Joiner {
     async fn maybe_introduce(&mut self) {
         let state = self.handle.state();
-        if !must_introduce(&state, &self.me) {
+        if !self.rounds.must_introduce(&state, &self.me) {
             return;
         }
         let blank = state.config.is_none();

@@ -105,9 +105,18 @@ impl OnDisk {
         let blank = start.index == Index(0) && heads.is_empty();
         // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
         // log is bound for ever, and founds nothing: an empty cluster must not pass for the one whose data was lost.
-        let has_forgotten = renewed.is_some() || storage::was_damaged(on, &options.data_dir);
+        let has_forgotten = renewed.is_some() || storage::was_set_aside(on, &options.data_dir, Aside::Damaged);
         if blank && meta.known_peers().is_empty() && !has_forgotten {
             meta.forget_cluster();
+        }
+        // Nor does one that was taken out, and is started again by the command line of before: together with others that were,
+        // it would make an empty cluster that clients take for theirs.
+        let was_removed = storage::was_set_aside(on, &options.data_dir, Aside::Removed);
+        if blank && was_removed && options.form.is_some() {
+            tracing::warn!(
+                "this node was removed from its cluster before (removed-…, in its data directory): it joins that cluster again, and forms no new one. \
+                 To found another, give it an empty data directory"
+            );
         }
         if blank && has_forgotten && options.form.is_some() {
             tracing::error!(
@@ -132,7 +141,7 @@ impl OnDisk {
             commit: commit.max(store.applied().index).max(known_committed),
         };
         let replica = Replica::new(id, settings(options, id, incarnation), recovered, quorum::Time(0));
-        let may_form = blank && cluster.is_none() && !has_forgotten && options.form.is_some();
+        let may_form = blank && cluster.is_none() && !has_forgotten && !was_removed && options.form.is_some();
         Recovery { meta, vote, log, store, replica, cluster, bound, may_form, known_peers, id, incarnation }
     }
 }

@@ -22,6 +22,7 @@ pub use crate::peer::stepped::{Arrival, decode_message, encode_message};
 use crate::driver::{Parts, Stepped};
 use crate::forward::Call;
 use crate::handle::{ChangeError, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+use crate::join::Rounds;
 use crate::kv::{Command, Imported, MemoryHome, Store};
 use crate::metrics::Metrics;
 use crate::node::blank_state;
@@ -56,6 +57,7 @@ pub struct Machine {
     peer_events: mpsc::Sender<PeerEvent<Imported>>,
     reader: LogReader,
     me: Member,
+    rounds: Rounds,
     known_peers: Vec<String>,
     /// Kept open, or the driver would find its queue of calls closed.
     _calls: mpsc::UnboundedReceiver<Call>,
@@ -165,6 +167,7 @@ impl Machine {
             peer_events: peer_tx,
             reader,
             me,
+            rounds: Rounds::default(),
             known_peers,
             _calls: calls,
         })
@@ -266,10 +269,10 @@ impl Machine {
         self.handle.state()
     }
 
-    /// Whether it has to introduce itself to its cluster now.
+    /// Whether it has to introduce itself to its cluster now; to be asked twice a second.
     #[must_use]
-    pub fn must_introduce(&self) -> bool {
-        crate::join::must_introduce(&self.state(), &self.me)
+    pub fn must_introduce(&mut self) -> bool {
+        self.rounds.must_introduce(&self.handle.state(), &self.me)
     }
 
     /// Its log.

@@ -71,6 +71,11 @@ pub enum Input {
         /// The last index that is no longer needed.
         upto: Index,
     },
+    /// A node that is no member says that it is here, and has a log of this cluster: it may not know yet that it was removed.
+    Stray {
+        /// The node.
+        peer: NodeId,
+    },
     /// The connection to a peer broke: what was under way to it may be lost.
     Unreachable {
         /// The peer.

@@ -158,6 +158,7 @@ impl Replica {
                 assert!(upto <= self.commit, "only what is committed may be compacted: {upto} above {}", self.commit);
                 self.log.compact(upto);
             }
+            Input::Stray { peer } => self.maybe_tell_of_removal(peer),
             Input::Unreachable { peer } => self.on_unreachable(peer),
         }
         self.announce();
@@ -245,6 +246,13 @@ impl Replica {
     #[must_use]
     pub fn is_removed(&self) -> bool {
         self.removed
+    }
+
+    /// Whether this leader knows of a node that is no member that it holds the configuration in force, and so can tell for itself what it is.
+    #[must_use]
+    pub fn has_told(&self, stray: NodeId) -> bool {
+        let progress = self.as_leader().and_then(|l| l.peers.get(&stray));
+        progress.is_some_and(|p| p.leaves_at.is_some() && p.durable >= self.log.config_index())
     }
 
     /// Whether the node holds nothing yet: no log, no configuration. A blank node votes, but never campaigns.

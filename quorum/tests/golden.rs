@@ -9,7 +9,7 @@
 //! - `settle`: deliver and persist until quiet; `run MS`, `pass MS`: time passes, with or without deliveries
 //! - `cut A B`: nothing arrives at B from A; `apart A`: nor to or from A at all; `heal`
 //! - `slow N`, `quick N`: whether `settle` and `run` persist; `crash N`, `restart N`, `wipe N`
-//! - `propose N [count]`, `read N`, `transfer N [to=M] [by_hand]`, `campaign N`, `compact N UPTO`, `unreachable N PEER`
+//! - `propose N [count]`, `read N`, `transfer N [to=M] [by_hand]`, `campaign N`, `compact N UPTO`, `unreachable N PEER`, `stray N PEER`
 //! - `change N voters=1,2 [learners=3] [w=2] [base=7] [preferred=1]`
 //! - `status`: a line a node
 //!
@@ -144,6 +144,7 @@ impl Script {
             "read" => drop(h.read(id)),
             "campaign" => h.step(id, Input::Campaign, &[]),
             "compact" => h.compact(id, n[1]),
+            "stray" => h.step(id, Input::Stray { peer: node(n[1]) }, &[]),
             "unreachable" => h.step(id, Input::Unreachable { peer: node(n[1]) }, &[]),
             _ => return Err(format!("unknown command {name}").into()),
         }

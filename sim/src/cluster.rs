@@ -175,6 +175,12 @@ impl Cluster {
         cluster
     }
 
+    /// The last lines of the trace, without heartbeats.
+    #[must_use]
+    pub fn recent(&self, lines: usize) -> String {
+        self.trace.recent(lines).join("\n")
+    }
+
     /// Has something happen in so many microseconds.
     pub fn after(&mut self, micros: u64, event: Event) {
         self.number += 1;
@@ -289,7 +295,8 @@ impl Cluster {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let plan = &self.plan;
         let mut options = NodeOptions::new(&self.hosts[host].name, folder(), any, any, any);
-        options.form = (host == 0).then_some(Formation { replicas: plan.nodes, write_quorum: plan.write_quorum });
+        let founder = host == 0 && !self.hosts[host].replaced;
+        options.form = founder.then_some(Formation { replicas: plan.nodes, write_quorum: plan.write_quorum });
         options.heartbeat = Duration::from_micros(plan.heartbeat);
         options.election = (Duration::from_micros(plan.election.0), Duration::from_micros(plan.election.1));
         options.request_timeout = Duration::from_micros(plan.request_timeout);
@@ -396,7 +403,10 @@ impl Cluster {
             return;
         };
         if process.wal_busy {
-            // Of a turn under way any number of its operations were done.
+            // Of a turn under way any number of its operations were done; what it overwrites may be gone already.
+            for job in process.machine.wal().under_way() {
+                note_overwritten(&mut h.durable, job);
+            }
             let done = h.dice.below(8);
             h.disk.fail_after(done);
             process.machine.finish_wal();
@@ -775,11 +785,11 @@ impl Cluster {
 
     /// A node that its cluster does not know as it is says so to the others.
     fn introduce(&mut self, host: usize) {
-        let Some(p) = &self.hosts[host].process else { return };
-        let (state, me) = (p.machine.state(), p.machine.me().clone());
+        let Some(p) = &mut self.hosts[host].process else { return };
         if !p.machine.must_introduce() {
             return;
         }
+        let (state, me) = (p.machine.state(), p.machine.me().clone());
         let blank = state.config.is_none();
         let members = state.config.iter().flat_map(|c| c.members()).filter_map(|m| Host::at(&m.peer));
         let targets: BTreeSet<usize> = p.targets.iter().copied().chain(members).filter(|t| *t != host).collect();
@@ -924,6 +934,15 @@ fn role_letter(role: Role) -> char {
         Role::Leader => 'L',
         Role::Candidate => 'C',
         Role::Follower => 'f',
+    }
+}
+
+/// Notes what a turn of the log that may be done in part leaves uncertain.
+fn note_overwritten(durable: &mut Durable, job: &Job) {
+    match job {
+        Job::Write { first, .. } => drop(durable.terms.split_off(&first.0)),
+        Job::Reset { .. } => durable.terms.clear(),
+        Job::Cut { .. } | Job::SaveVote { .. } => {}
     }
 }
 

@@ -315,12 +315,22 @@ impl Disk for SimDisk {
 impl SimFile {
     fn change(&self, change: Change) -> io::Result<()> {
         let mut contents = self.contents.lock();
-        // The write that the power goes in may reach the disk in part.
         let counted = self.disk.changing(|_| Ok(()));
-        contents.pending.push(change.clone());
-        counted?;
-        change.apply(&mut contents.live);
-        Ok(())
+        // A write that fails, or that the process is killed in, was done up to some byte, and is seen so.
+        let done = match (&counted, change) {
+            (Ok(()), change) => Some(change),
+            (Err(_), Change::Write(at, mut bytes)) => {
+                let kept = self.disk.0.lock().dice.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(kept);
+                (kept > 0).then_some(Change::Write(at, bytes))
+            }
+            (Err(_), Change::Len(_)) => None,
+        };
+        if let Some(done) = done {
+            done.apply(&mut contents.live);
+            contents.pending.push(done);
+        }
+        counted
     }
 }
 

@@ -77,7 +77,7 @@ impl World for SimWorld {
         self.ask(Out::Members(members.to_vec()));
     }
 
-    fn moved(&self, member: &Member) {
+    fn met(&self, member: &Member) {
         self.ask(Out::Members(vec![member.clone()]));
     }
 
@@ -199,6 +199,8 @@ pub struct Host {
     pub durable: Durable,
     /// Whether the disk was hurt since the last start, so that it may have lost what it promised.
     pub hurt: bool,
+    /// Whether its disk was ever replaced: whoever does that says to which cluster the node belongs, and founds none with it.
+    pub replaced: bool,
     /// Chance of its own.
     pub dice: Dice,
     /// Whether it is to be running.
@@ -228,6 +230,7 @@ impl Host {
             identity: None,
             durable: Durable::default(),
             hurt: false,
+            replaced: false,
             dice,
             wanted: true,
         }

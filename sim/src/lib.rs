@@ -18,7 +18,9 @@ pub mod host;
 pub mod invariants;
 pub mod nemesis;
 pub mod plan;
+pub mod script;
 pub mod show;
+pub mod shrink;
 pub mod trace;
 pub mod truth;
 
@@ -31,8 +33,9 @@ use quorate::kv::{Command, Condition, Value};
 use quorate::metrics::Metrics;
 
 use clients::{Tally, Want};
-use cluster::{Cluster, Event};
-pub use plan::{Fault, Plan};
+use cluster::Cluster;
+pub use plan::{Fault, Plan, Strike};
+pub use script::Script;
 pub use truth::Violation;
 
 /// What came of a run.
@@ -46,6 +49,10 @@ pub struct Outcome {
     pub events: u64,
     /// Faults by kind.
     pub faults: BTreeMap<Fault, u64>,
+    /// The faults one by one, those included that found nothing to hurt.
+    pub struck: Vec<Strike>,
+    /// When it ended, in microseconds.
+    pub ended: u64,
     /// What clients were told.
     pub tally: Tally,
     /// Simulated seconds times nodes.
@@ -85,6 +92,8 @@ pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
         violation,
         events: cluster.trace.events,
         faults: std::mem::take(&mut cluster.nemesis.faults),
+        struck: std::mem::take(&mut cluster.nemesis.struck),
+        ended: cluster.now,
         tally: cluster.clients.tally,
         node_seconds: cluster.now / 1_000_000 * cluster.hosts.len() as u64,
         reigns: cluster.nemesis.reigns,
@@ -96,17 +105,17 @@ pub fn run(seed: u64, plan: Plan, traced: bool) -> Outcome {
 
 fn live(cluster: &mut Cluster) -> Result<(), Violation> {
     // Forming and the first writes are part of the safety phase; the nemesis waits a moment now and then.
-    let first = cluster.dice.within(100_000, 3_000_000);
-    cluster.after(first, Event::Nemesis);
+    cluster.rouse_nemesis();
     cluster.run_until(cluster.plan.safety)?;
     cluster.calm();
     let deadline = cluster.now + cluster.plan.recovery;
     // Clients go on for a moment, so that what is to be whole is alive.
     cluster.run_until(cluster.now + 1_000_000)?;
     cluster.clients.quiet = true;
-    while !cluster.is_whole() {
+    while let Some(missing) = cluster.missing() {
         if cluster.now >= deadline {
-            let what = format!("the cluster is not whole {} s after the last fault", cluster.plan.recovery / 1_000_000);
+            let after = cluster.plan.recovery / 1_000_000;
+            let what = format!("the cluster is not whole {after} s after the last fault: {missing}");
             return Violation::of("liveness", what);
         }
         cluster.run_until(cluster.now + 200_000)?;
@@ -134,7 +143,10 @@ fn live(cluster: &mut Cluster) -> Result<(), Violation> {
 
 impl Cluster {
     /// At the end all nodes agree, and everything that was ever acknowledged is there.
-    fn last_words(&mut self) -> Result<(), Violation> {
+    ///
+    /// # Errors
+    /// When they do not, or it is not.
+    pub fn last_words(&mut self) -> Result<(), Violation> {
         for host in 0..self.hosts.len() {
             self.compare_now(host)?;
         }

@@ -1,40 +1,77 @@
-//! `sim run [--seeds N] [--from SEED] [--jobs J]`, `sim trace SEED`, `sim shrink SEED`: see the library.
+//! The command line of the simulator: see [`USAGE`] and the library.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use quorate_sim::{Fault, Outcome, Plan, run};
+use quorate_sim::plan::FAULTS;
+use quorate_sim::shrink::shrink;
+use quorate_sim::{Fault, Outcome, Plan, Script, run};
+use quorum::Quorum;
+
+const USAGE: &str = "\
+sim run [--seeds N] [--from SEED] [--jobs J]    runs seeds; without --from those from QUORATE_SEED on, or fresh ones by the clock
+sim trace SEED | FILE                           one line an event
+sim shrink SEED | FILE                          leaves out what a failure does not need, and prints a script to check in
+sim table [--seeds N] [--from SEED] [--jobs J]  N runs with every kind of fault for each legal pair of N and W";
 
 /// A seed that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(10);
 
-fn number(args: &[String], flag: &str, default: u64) -> u64 {
-    let at = args.iter().position(|a| a == flag);
-    at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(default)
+/// Lines of the trace that are shown of the first seed that fails.
+const TAIL: usize = 60;
+
+fn number(args: &[String], flag: &str) -> Option<u64> {
+    let at = args.iter().position(|a| a == flag)?;
+    args.get(at + 1)?.parse().ok()
+}
+
+/// The first seed of a series: asked for, or of the environment, or one that nobody has run yet.
+fn base(args: &[String]) -> u64 {
+    let asked = number(args, "--from").or_else(|| std::env::var("QUORATE_SEED").ok()?.parse().ok());
+    // Seconds, and room for a million seeds between two of them.
+    asked.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() * 1_000_000))
 }
 
 fn main() -> ExitCode {
     // Panics are caught and reported with their seed.
     std::panic::set_hook(Box::new(|_| {}));
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let seed = args.get(1).and_then(|s| s.parse().ok());
-    match (args.first().map(String::as_str), seed) {
-        (Some("run"), _) => many(number(&args, "--from", 0), number(&args, "--seeds", 100), number(&args, "--jobs", 2)),
-        (Some("trace"), Some(seed)) => trace(seed, Plan::draw(seed), usize::MAX),
-        (Some("shrink"), Some(seed)) => shrink(seed),
-        _ => {
-            eprintln!("sim run [--from SEED] [--seeds N] [--jobs J] | sim trace SEED | sim shrink SEED");
-            ExitCode::FAILURE
-        }
+    let jobs = number(&args, "--jobs").unwrap_or(2);
+    match args.first().map(String::as_str) {
+        Some("run") => many(base(&args), number(&args, "--seeds").unwrap_or(1_000), jobs),
+        Some("table") => table(base(&args), number(&args, "--seeds").unwrap_or(10), jobs),
+        Some(verb @ ("trace" | "shrink")) => match args.get(1).map(|a| read(a)) {
+            Some(Ok((seed, plan))) if verb == "trace" => trace(seed, plan),
+            Some(Ok((seed, plan))) => shrunk(seed, plan),
+            Some(Err(error)) => fail(&error),
+            None => fail(USAGE),
+        },
+        _ => fail(USAGE),
     }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::FAILURE
+}
+
+/// A seed, or a script's file.
+fn read(what: &str) -> Result<(u64, Plan), String> {
+    if let Ok(seed) = what.parse() {
+        return Ok((seed, Plan::draw(seed)));
+    }
+    let text = std::fs::read_to_string(what).map_err(|e| format!("neither a seed nor a file: {what}: {e}"))?;
+    let script: Script = text.parse().map_err(|e| format!("{what}: {e}"))?;
+    Ok((script.seed, script.plan))
 }
 
 #[derive(Default)]
 struct Sum {
+    seeds: u64,
     events: u64,
     node_seconds: u64,
     written: u64,
@@ -43,78 +80,87 @@ struct Sum {
     reigns: u64,
     snapshots: u64,
     faults: BTreeMap<Fault, u64>,
-    failed: Vec<(u64, String)>,
+    failed: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.node_seconds += outcome.node_seconds;
+        self.written += outcome.tally.written;
+        self.read += outcome.tally.read;
+        self.unknown += outcome.tally.unknown;
+        self.reigns += outcome.reigns;
+        self.snapshots += outcome.snapshots;
+        for (fault, count) in outcome.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        if outcome.violation.is_some() {
+            self.failed.push(seed);
+        }
+    }
+
+    fn print(&self, took: f64) {
+        let Sum { seeds, events, node_seconds, written, read, unknown, reigns, snapshots, .. } = self;
+        println!(
+            "{seeds} seeds, {events} events, {node_seconds} node-seconds in {took:.1} s ({:.0} a second)",
+            *node_seconds as f64 / took
+        );
+        println!("{written} writes, {read} reads, {unknown} unknown; {reigns} reigns, {snapshots} snapshots");
+        let faults: Vec<String> = self.faults.iter().map(|(fault, count)| format!("{fault:?} {count}")).collect();
+        println!("{} faults: {}", self.faults.values().sum::<u64>(), faults.join(", "));
+    }
+}
+
+/// Runs seeds in as many threads as asked for.
+fn series(from: u64, seeds: u64, jobs: u64, plan: impl Fn(u64) -> Plan + Sync) -> Sum {
+    let (next, sum) = (AtomicU64::new(from), Mutex::new(Sum::default()));
+    let one = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            let begun = Instant::now();
+            let outcome = run(seed, plan(seed), false);
+            if let Some(v) = &outcome.violation {
+                println!("seed {seed}: {}: {}", v.invariant, v.what);
+            }
+            if begun.elapsed() >= SLOW {
+                println!("seed {seed} took {:?}", begun.elapsed());
+            }
+            let Ok(mut sum) = sum.lock() else { return };
+            sum.add(seed, outcome);
+        }
+    };
+    std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(one))));
+    let mut sum = sum.into_inner().unwrap_or_default();
+    sum.failed.sort_unstable();
+    sum
 }
 
 fn many(from: u64, seeds: u64, jobs: u64) -> ExitCode {
-    let (next, sum, begun) = (AtomicU64::new(from), Mutex::new(Sum::default()), Instant::now());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= from + seeds {
-                        return;
-                    }
-                    let begun = Instant::now();
-                    let outcome = run(seed, Plan::draw(seed), false);
-                    if let Some(v) = &outcome.violation {
-                        println!("seed {seed}: {}: {}", v.invariant, v.what);
-                    }
-                    if begun.elapsed() >= SLOW {
-                        println!("seed {seed} took {:?}", begun.elapsed());
-                    }
-                    let Ok(mut sum) = sum.lock() else { return };
-                    add(&mut sum, seed, outcome);
-                }
-            });
-        }
-    });
-    let Ok(mut sum) = sum.into_inner() else { return ExitCode::FAILURE };
-    let took = begun.elapsed().as_secs_f64();
-    sum.failed.sort();
+    println!("seeds from {from} (QUORATE_SEED={from} runs the same)");
+    let begun = Instant::now();
+    let sum = series(from, seeds, jobs, Plan::draw);
+    sum.print(begun.elapsed().as_secs_f64());
+    let Some(first) = sum.failed.first() else { return ExitCode::SUCCESS };
+    let outcome = run(*first, Plan::draw(*first), true);
+    println!("the end of seed {first}, heartbeats left out:");
+    let lines: Vec<&String> = outcome.trace.iter().filter(|l| !l.contains("heartbeat")).collect();
+    lines.iter().skip(lines.len().saturating_sub(TAIL)).for_each(|line| println!("{line}"));
     println!(
-        "{seeds} seeds from {from}: {} events, {} node-seconds in {took:.1} s ({:.0} a second), {} writes, {} reads, {} unknown, {} reigns, {} snapshots",
-        sum.events,
-        sum.node_seconds,
-        sum.node_seconds as f64 / took,
-        sum.written,
-        sum.read,
-        sum.unknown,
-        sum.reigns,
-        sum.snapshots
+        "{} seeds failed. The first in full: make sim SEED={first}; made small: target/debug/sim shrink {first}",
+        sum.failed.len()
     );
-    println!("faults: {:?}", sum.faults);
-    if sum.failed.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    println!("{} seeds failed; the first in full: make sim SEED={}", sum.failed.len(), sum.failed[0].0);
     ExitCode::FAILURE
 }
 
-fn add(sum: &mut Sum, seed: u64, outcome: Outcome) {
-    sum.events += outcome.events;
-    sum.node_seconds += outcome.node_seconds;
-    sum.written += outcome.tally.written;
-    sum.read += outcome.tally.read;
-    sum.unknown += outcome.tally.unknown;
-    sum.reigns += outcome.reigns;
-    sum.snapshots += outcome.snapshots;
-    for (fault, count) in outcome.faults {
-        *sum.faults.entry(fault).or_default() += count;
-    }
-    if let Some(v) = outcome.violation {
-        sum.failed.push((seed, format!("{}: {}", v.invariant, v.what)));
-    }
-}
-
-fn trace(seed: u64, plan: Plan, lines: usize) -> ExitCode {
+fn trace(seed: u64, plan: Plan) -> ExitCode {
     println!("seed {seed}: {plan:?}");
     let outcome = run(seed, plan, true);
-    let skip = outcome.trace.len().saturating_sub(lines);
-    for line in outcome.trace.iter().skip(skip) {
-        println!("{line}");
-    }
+    outcome.trace.iter().for_each(|line| println!("{line}"));
     println!("faults {:?}, clients {:?}", outcome.faults, outcome.tally);
     match outcome.violation {
         None => ExitCode::SUCCESS,
@@ -125,28 +171,40 @@ fn trace(seed: u64, plan: Plan, lines: usize) -> ExitCode {
     }
 }
 
-/// Leaves out faults, kinds of faults and time as long as the run still fails in the same way.
-fn shrink(seed: u64) -> ExitCode {
-    let mut plan = Plan::draw(seed);
-    let fails = |plan: &Plan| run(seed, plan.clone(), false).violation.map(|v| v.invariant);
-    let Some(invariant) = fails(&plan) else {
+fn shrunk(seed: u64, plan: Plan) -> ExitCode {
+    let Some((script, outcome)) = shrink(seed, plan) else {
         println!("seed {seed} does not fail");
         return ExitCode::SUCCESS;
     };
-    let still = |plan: &Plan| fails(plan) == Some(invariant);
-    for number in 1..200 {
-        let mut without = plan.clone();
-        without.skipped.push(number);
-        if still(&without) {
-            plan = without;
+    print!("{script}");
+    // To standard error: what goes to standard output can be put into a file as it is.
+    for line in outcome.trace.iter().skip(outcome.trace.len().saturating_sub(TAIL)) {
+        eprintln!("{line}");
+    }
+    ExitCode::FAILURE
+}
+
+fn table(from: u64, seeds: u64, jobs: u64) -> ExitCode {
+    println!("seeds from {from} (QUORATE_SEED={from} runs the same), {seeds} for each pair, with every kind of fault");
+    println!("N W E C     writes    reads unknown reigns faults  violations");
+    let mut failed = false;
+    for nodes in 1..=7_usize {
+        for write_quorum in 1..=nodes {
+            let Ok(quorum) = Quorum::new(nodes, write_quorum) else { return fail("N and W do not go together") };
+            let plan = |seed| Plan::draw(seed).with_quorum(nodes, write_quorum).with_faults(&FAULTS);
+            let sum = series(from, seeds, jobs, plan);
+            let (election, commit) = (quorum.election(), quorum.commit());
+            println!(
+                "{nodes} {write_quorum} {election} {commit} {:>10} {:>8} {:>7} {:>6} {:>6}  {}",
+                sum.written,
+                sum.read,
+                sum.unknown,
+                sum.reigns,
+                sum.faults.values().sum::<u64>(),
+                sum.failed.len()
+            );
+            failed |= !sum.failed.is_empty();
         }
     }
-    for clients in 1..plan.clients {
-        let fewer = Plan { clients, ..plan.clone() };
-        if still(&fewer) {
-            plan = fewer;
-            break;
-        }
-    }
-    trace(seed, plan, 400)
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

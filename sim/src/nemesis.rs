@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorum::{Config, Role};
+use quorum::{Change, Config, Member, NodeId, Quorum};
 
 use crate::cluster::{Cluster, Event};
 use crate::dice::Dice;
 use crate::host::Wait;
-use crate::plan::Fault;
+use crate::plan::{Fault, Strike};
 use crate::truth::Violation;
 
 /// How a fault is taken back.
@@ -26,7 +26,8 @@ enum Undo {
 pub struct Nemesis {
     dice: Dice,
     undo: BTreeMap<u64, Undo>,
-    next: u64,
+    /// Its strikes so far.
+    pub struck: Vec<Strike>,
     /// Whether it rests.
     pub quiet: bool,
     /// Faults so far, by kind.
@@ -45,7 +46,7 @@ impl Nemesis {
         Nemesis {
             dice,
             undo: BTreeMap::new(),
-            next: 0,
+            struck: Vec::new(),
             quiet: false,
             faults: BTreeMap::new(),
             reigns: 0,
@@ -67,34 +68,53 @@ impl Nemesis {
 }
 
 impl Cluster {
+    /// Has the nemesis strike for the first time: a moment after the start, or when its script begins.
+    pub(crate) fn rouse_nemesis(&mut self) {
+        let first = self.dice.within(100_000, 3_000_000);
+        let due = self.plan.script.as_ref().map(|script| script.first().map(|s| s.at));
+        if let Some(at) = due.unwrap_or(Some(first)) {
+            self.after(at, Event::Nemesis);
+        }
+    }
+
     /// The nemesis strikes once, and is due again.
     pub(crate) fn strike(&mut self) -> Result<(), Violation> {
         if self.nemesis.quiet {
             return Ok(());
         }
-        let every = self.plan.fault_every;
-        let next = self.nemesis.dice.within(every / 4, every * 7 / 4);
-        self.after(next, Event::Nemesis);
-        self.nemesis.next += 1;
-        let number = self.nemesis.next;
-        let faults = self.plan.faults.clone();
-        let Some(fault) = self.nemesis.dice.pick(&faults) else { return Ok(()) };
-        let mut dice = self.nemesis.dice.fork();
-        if self.plan.skipped.contains(&(number as usize)) {
-            return Ok(());
-        }
-        if self.inflict(number, fault, &mut dice)? {
-            *self.nemesis.faults.entry(fault).or_default() += 1;
+        let Some(strike) = self.next_strike() else { return Ok(()) };
+        self.nemesis.struck.push(strike.clone());
+        let number = self.nemesis.struck.len() as u64;
+        let runs = self.hosts.get(strike.host).is_some_and(|h| h.process.is_some());
+        if runs && self.inflict(number, &strike)? {
+            *self.nemesis.faults.entry(strike.fault).or_default() += 1;
         }
         Ok(())
     }
 
-    fn pick_running(&self, dice: &mut Dice) -> Option<usize> {
+    fn next_strike(&mut self) -> Option<Strike> {
+        if let Some(script) = &self.plan.script {
+            let at = self.nemesis.struck.len();
+            let (strike, next) = (script.get(at).cloned()?, script.get(at + 1).map(|s| s.at));
+            if let Some(next) = next {
+                self.after(next.saturating_sub(self.now), Event::Nemesis);
+            }
+            return Some(strike);
+        }
+        let every = self.plan.fault_every;
+        let next = self.nemesis.dice.within(every / 4, every * 7 / 4);
+        self.after(next, Event::Nemesis);
+        let fault = self.nemesis.dice.pick(&self.plan.faults)?;
+        let host = self.pick_running()?;
+        Some(Strike { at: self.now, fault, host, dice: self.nemesis.dice.draw() })
+    }
+
+    fn pick_running(&mut self) -> Option<usize> {
         let up: Vec<usize> = (0..self.hosts.len()).filter(|h| self.hosts[*h].process.is_some()).collect();
         // Leaders are worth more.
         match self.leader() {
-            Some(leader) if dice.chance(350) => Some(leader),
-            _ => dice.pick(&up),
+            Some(leader) if self.nemesis.dice.chance(350) => Some(leader),
+            _ => self.nemesis.dice.pick(&up),
         }
     }
 
@@ -109,8 +129,8 @@ impl Cluster {
     }
 
     /// Whether anything was done.
-    fn inflict(&mut self, number: u64, fault: Fault, dice: &mut Dice) -> Result<bool, Violation> {
-        let Some(host) = self.pick_running(dice) else { return Ok(false) };
+    fn inflict(&mut self, number: u64, strike: &Strike) -> Result<bool, Violation> {
+        let (host, fault, dice) = (strike.host, strike.fault, &mut Dice::new(strike.dice));
         let note = format!("FAULT {number} {fault:?}");
         self.say(host, || note);
         let now = self.now;
@@ -212,6 +232,7 @@ impl Cluster {
             self.hosts[host].engine.wipe();
             self.lost.extend(self.hosts[host].identity);
             self.hosts[host].hurt = true;
+            self.hosts[host].replaced = true;
             self.say(host, || "WIPED".into());
         } else {
             // The first pages of the oldest segment: what was written there was proven durable by what came later, unless the log is very short.
@@ -236,11 +257,6 @@ impl Cluster {
     /// Whether the cluster survives that this disk is lost, too: E of every half keep theirs, in the newest configuration of whoever has one.
     fn may_lose(&self, host: usize) -> bool {
         let Some(id) = self.hosts[host].identity else { return false };
-        let healthy = |voter: quorum::NodeId| {
-            voter != id
-                && !self.lost.contains(&voter)
-                && self.hosts.iter().any(|h| h.identity == Some(voter) && !h.hurt)
-        };
         let replicas = self.hosts.iter().filter_map(|h| Some(h.process.as_ref()?.machine.replica()));
         let configs: Vec<&Config> = replicas.filter_map(|r| r.config().map(|c| &**c)).collect();
         // All that some node holds to be in force, formed and final: a cluster in the middle of something is left alone.
@@ -248,12 +264,19 @@ impl Cluster {
         let newest = configs.iter().map(|c| c.version).max();
         settled
             && configs.iter().all(|c| c.formed && !c.is_joint() && Some(c.version) == newest)
-            && configs.iter().all(|c| {
-                let left = c.voters.iter().filter(|v| healthy(v.id)).count();
-                // Replacing it needs a leader, and its copies.
-                !c.is_voter(id) || left >= c.quorum().election().max(c.quorum().commit())
-            })
+            && configs.iter().all(|c| !c.is_voter(id) || self.can_be_led(&c.voters, &c.quorum(), Some(id)))
             && self.leader().is_some()
+    }
+
+    /// Whether enough disks of these voters, without one of them, are left to elect a leader: replacing the others needs one, and its copies.
+    fn can_be_led(&self, voters: &[Member], quorum: &Quorum, without: Option<NodeId>) -> bool {
+        let has_its_disk = |voter: NodeId| {
+            Some(voter) != without
+                && !self.lost.contains(&voter)
+                && self.hosts.iter().any(|h| h.identity == Some(voter) && !h.hurt)
+        };
+        let left = voters.iter().filter(|v| has_its_disk(v.id)).count();
+        left >= quorum.election().max(quorum.commit())
     }
 
     fn reconfigure(&mut self, fault: Fault, dice: &mut Dice) -> Result<bool, Violation> {
@@ -263,13 +286,18 @@ impl Cluster {
         match fault {
             Fault::ChangeW => change.write_quorum = dice.within(1, config.voters.len() as u64) as usize,
             Fault::Remove => {
-                let at = dice.below(change.voters.len() as u64) as usize;
+                let at = dice.below((change.voters.len() + change.learners.len()) as u64) as usize;
                 if change.voters.len() < 2 {
                     return Ok(false);
                 }
-                let gone = change.voters.remove(at);
-                change.preferred = change.preferred.filter(|id| *id != gone.id);
-                change.write_quorum = change.write_quorum.min(change.voters.len());
+                match at.checked_sub(change.voters.len()) {
+                    Some(learner) => drop(change.learners.remove(learner)),
+                    None => {
+                        let gone = change.voters.remove(at);
+                        change.preferred = change.preferred.filter(|id| *id != gone.id);
+                        change.write_quorum = change.write_quorum.min(change.voters.len());
+                    }
+                }
             }
             _ => {
                 let Some(learner) = dice.pick(&(0..change.learners.len()).collect::<Vec<_>>()) else {
@@ -282,12 +310,26 @@ impl Cluster {
                 }
             }
         }
-        if let Some(p) = &mut self.hosts[leader].process {
+        // The product refuses what the nodes in contact could not undo; a disk that was lost a moment ago looks in contact still. Whoever takes a disk away
+        // and the last healthy voter right after cannot be helped.
+        let quorum = Quorum::new(change.voters.len(), change.write_quorum);
+        if !quorum.is_ok_and(|quorum| self.can_be_led(&change.voters, &quorum, None)) {
+            return Ok(false);
+        }
+        self.change(leader, change)?;
+        Ok(true)
+    }
+
+    /// Asks the node of a host for another configuration.
+    ///
+    /// # Errors
+    /// When what follows at once must never be.
+    pub fn change(&mut self, host: usize, change: Change) -> Result<(), Violation> {
+        if let Some(p) = &mut self.hosts[host].process {
             let answer = p.machine.change(change);
             p.waits.push(Wait::Change(answer));
         }
-        self.pump(leader, false)?;
-        Ok(true)
+        self.pump(host, false)
     }
 
     pub(crate) fn heal(&mut self, number: u64) {
@@ -323,19 +365,31 @@ impl Cluster {
     /// Whether a node leads that all others follow, with the same log and state.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let Some(leader) = self.leader().and_then(|l| self.machine(l)) else { return false };
-        let Some(config) = leader.replica().config().cloned() else { return false };
-        let commit = leader.replica().commit();
-        config.formed
-            && !config.is_joint()
-            && leader.replica().config_committed()
-            && leader.replica().last().index == commit
-            && leader.replica().role() == Role::Leader
-            && self.hosts.iter().all(|h| {
-                h.process.as_ref().is_some_and(|p| {
-                    let r = p.machine.replica();
-                    config.member(r.id()).is_some() && r.commit() == commit && p.machine.applied() == commit
-                })
-            })
+        self.missing().is_none()
+    }
+
+    /// What is missing for the cluster to be whole.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let Some((host, leader)) = self.leader().and_then(|l| Some((l, self.machine(l)?))) else {
+            return Some("nobody leads".into());
+        };
+        let Some(config) = leader.replica().config().cloned() else { return Some("the leader is blank".into()) };
+        let (commit, last) = (leader.replica().commit(), leader.replica().last());
+        if !config.formed || config.is_joint() || !leader.replica().config_committed() {
+            return Some(format!("h{host} leads in the middle of configuration {}", config.version));
+        }
+        if last.index != commit {
+            return Some(format!("h{host} leads, its log ends at {last}, committed is {commit}"));
+        }
+        self.hosts.iter().find_map(|h| {
+            let Some(p) = &h.process else { return Some(format!("{} does not run", h.name)) };
+            let (r, applied) = (p.machine.replica(), p.machine.applied());
+            if config.member(r.id()).is_none() {
+                return Some(format!("{} is no member", h.name));
+            }
+            let behind = r.commit() != commit || applied != commit;
+            behind.then(|| format!("{} knows of {}, applied is {applied}, committed {commit}", h.name, r.commit()))
+        })
     }
 }

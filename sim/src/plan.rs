@@ -74,8 +74,21 @@ pub const FAULTS: [Fault; 21] = [
     Fault::Promote,
 ];
 
+/// One fault, as it was, or as it is to be again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// When, in microseconds.
+    pub at: u64,
+    /// What.
+    pub fault: Fault,
+    /// The host it meets.
+    pub host: usize,
+    /// What everything else about it follows from.
+    pub dice: u64,
+}
+
 /// See the module's description. Times are in microseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// N when the cluster is formed.
     pub nodes: usize,
@@ -87,8 +100,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The mean time between two faults.
     pub fault_every: u64,
-    /// Numbers of faults, in the order of the run, that are left out: for shrinking.
-    pub skipped: Vec<usize>,
+    /// The very faults, in order, instead of drawn ones.
+    pub script: Option<Vec<Strike>>,
     /// How long faults go on.
     pub safety: u64,
     /// Within what time after the last fault the cluster must be whole again.
@@ -159,7 +172,7 @@ impl Plan {
             spares: if dice.chance(300) { dice.within(1, 2) as usize } else { 0 },
             faults,
             fault_every: dice.pick(&[150_000, 400_000, 1_000_000]).unwrap_or(400_000),
-            skipped: Vec::new(),
+            script: None,
             safety: dice.within(6, 14) * 1_000_000,
             recovery: 90_000_000,
             clients: dice.within(2, 5) as usize,
@@ -198,10 +211,11 @@ impl Plan {
         self
     }
 
-    /// The same with these kinds of faults alone.
+    /// The same with these kinds of faults alone. Leases rely on clocks that run at nearly the same rate: there are none where clocks leap.
     #[must_use]
     pub fn with_faults(mut self, faults: &[Fault]) -> Plan {
         self.faults = faults.to_vec();
+        self.lease_reads &= !faults.contains(&Fault::ClockJump);
         self
     }
 }

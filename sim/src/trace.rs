@@ -30,6 +30,15 @@ impl Trace {
         }
     }
 
+    /// The last so many, without heartbeats.
+    #[must_use]
+    pub fn recent(&self, lines: usize) -> Vec<String> {
+        let told = self.lines.iter().flatten().filter(|line| !line.contains("heartbeat"));
+        let mut last: Vec<String> = told.rev().take(lines).cloned().collect();
+        last.reverse();
+        last
+    }
+
     /// The lines.
     #[must_use]
     pub fn lines(self) -> Vec<String> {

@@ -87,11 +87,11 @@ impl Driver {
     pub(super) fn on_introduced(&mut self, member: Member, blank: bool) -> Welcome {
         let (accepted, message) = match self.replica.config().cloned() {
             None => self.note_newcomer(member, blank),
-            Some(config) if self.replica.role() == Role::Leader => self.take_in(&config, member),
+            Some(config) if self.replica.role() == Role::Leader => self.take_in(&config, member, blank),
             Some(config) => {
                 // Whoever leads next is to find it where it is now, or nobody may be able to lead.
                 if config.member(member.id).is_some() && member.id != self.me.id {
-                    self.world.moved(&member);
+                    self.world.met(&member);
                 }
                 (false, "this node does not lead".to_owned())
             }
@@ -188,12 +188,12 @@ impl Driver {
         let Some(config) = self.replica.config().cloned() else { return };
         if !config.is_joint() && config.member(self.me.id).is_some_and(|known| *known != self.me) {
             let me = self.me.clone();
-            let _ = self.take_in(&config, me);
+            let _ = self.take_in(&config, me, false);
         }
     }
 
     /// A node introduces itself to the leader of a cluster that is there already.
-    fn take_in(&mut self, config: &SharedConfig, member: Member) -> (bool, String) {
+    fn take_in(&mut self, config: &SharedConfig, member: Member, blank: bool) -> (bool, String) {
         if let Some(known) = config.member(member.id) {
             if *known == member {
                 return (true, "a member".into());
@@ -203,6 +203,13 @@ impl Driver {
             }
             let change = readdressed(config, &member);
             return self.ask_for(change, "its new addresses are being recorded");
+        }
+        if !blank && !self.replica.has_told(member.id) {
+            // It holds a log, and may have been removed while it was away. Once it has the log up to the configuration in force it sets its data aside, or it
+            // was never a member and asks again.
+            self.world.met(&member);
+            self.step(Input::Stray { peer: member.id });
+            return (false, "no member, perhaps any more: it is sent the log, which says more".to_owned());
         }
         if let Some(other) = config.members().find(|m| m.name == member.name && self.is_live(m.id)) {
             return (false, format!("another node named {} is alive at {}", other.name, other.peer));

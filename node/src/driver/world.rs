@@ -21,8 +21,8 @@ pub trait World: Send + Sync {
     fn send(&self, to: NodeId, message: Message, records: Records);
     /// Who the other members are.
     fn set_members(&self, members: &[Member]);
-    /// A member says that it is elsewhere.
-    fn moved(&self, member: &Member);
+    /// A node says where it is: a member that moved, or one that is no member and is to hear why.
+    fn met(&self, member: &Member);
     /// From now on only this cluster.
     fn bind(&self, cluster: ClusterId);
     /// The term this node leads: said before anything is truncated.
@@ -58,8 +58,8 @@ impl World for Real {
         self.0.set_members(members);
     }
 
-    fn moved(&self, member: &Member) {
-        self.0.moved(member);
+    fn met(&self, member: &Member) {
+        self.0.met(member);
     }
 
     fn bind(&self, cluster: ClusterId) {

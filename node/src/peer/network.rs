@@ -254,11 +254,9 @@ impl Network {
         self.shared.set_members(members);
     }
 
-    /// A member says that it is elsewhere now than the configuration has it: dialed there from now on, until another configuration says more.
-    pub fn moved(&self, member: &Member) {
-        if let Some(peer) = self.shared.peer(member.id) {
-            peer.move_to(&member.peer);
-        }
+    /// A node says where it is: dialed there from now on, until a configuration says more. One that is no member is a guest.
+    pub fn met(&self, member: &Member) {
+        self.shared.greeted_by(member);
     }
 
     /// From now on only this cluster: connections to and from nodes of another, or of none, end.

@@ -41,7 +41,7 @@ pub use map::{LogReader, ReadLogError};
 pub use meta::{Meta, MetaError};
 pub use prepare::Preparation;
 pub use record::{Record, RecordError, RecordKind};
-pub use recovery::{Aside, OpenError, Opened, open, renounce, set_aside, was_damaged};
+pub use recovery::{Aside, OpenError, Opened, open, renounce, set_aside, was_set_aside};
 pub use vote::VoteFile;
 pub use wal::{Job, Turns, Wal, WalEvent};
 

@@ -212,7 +212,7 @@ impl Folder {
         // Peers are written down when a configuration is durable (a new identity has them from its old one): what looks like a torn first batch
         // was durable then.
         let empty = last == Position::default();
-        if empty && !body.known_peers.is_empty() && !was_damaged(&*self.disk, &self.dir) {
+        if empty && !body.known_peers.is_empty() && !was_set_aside(&*self.disk, &self.dir, Aside::Damaged) {
             return Err(Trouble::Damage("the log is empty, but this node has belonged to a cluster".to_owned()));
         }
         self.opened(body, vote, recovered, None)
@@ -279,11 +279,11 @@ pub fn renounce(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.sync_folder(dir)
 }
 
-/// Whether the data of a node with an identity was ever set aside here as damaged. (What an interrupted formatting leaves behind has none.)
+/// Whether the data of a node with an identity was ever set aside here for this reason. (What an interrupted formatting leaves behind has none.)
 #[must_use]
-pub fn was_damaged(disk: &dyn Disk, dir: &Path) -> bool {
+pub fn was_set_aside(disk: &dyn Disk, dir: &Path, why: Aside) -> bool {
     let names = disk.list(dir).unwrap_or_default();
-    let mut asides = names.iter().filter(|name| aside_number(name, Aside::Damaged).is_some());
+    let mut asides = names.iter().filter(|name| aside_number(name, why).is_some());
     asides.any(|name| disk.open(&dir.join(name).join(META)).is_ok())
 }
 

@@ -435,8 +435,8 @@ impl Replica {
         bugs::is_on(Bug::CheckQuorumOff) || disk_answers && config.confirms(|id| self.in_contact(leader, id))
     }
 
-    /// A node that is no member asks for votes: it does not know yet that it was removed, perhaps since it was away for longer than a farewell
-    /// takes. It is sent the log up to the configuration that says so, as if it had just left. Not while a change is under way: it may be on its way in.
+    /// A node that is no member asks for votes, or says that it is here: it does not know yet that it was removed, perhaps since it was away for longer
+    /// than a farewell takes, or that the entry that took it in was never committed. It is sent the log up to the configuration that says so, as if it had just left. Not while a change is under way: it may be on its way in.
     pub(super) fn maybe_tell_of_removal(&mut self, from: NodeId) {
         let settled = |c: &SharedConfig| !c.is_joint() && c.member(from).is_none();
         if from == self.id || !self.config_committed() || !self.log.config().is_some_and(settled) {

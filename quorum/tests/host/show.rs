@@ -92,6 +92,7 @@ pub fn input(id: NodeId, input: &Input) -> String {
         },
         Input::Compacted { upto } => format!("n{id} < compacted up to {upto}"),
         Input::Unreachable { peer } => format!("n{id} < n{peer} is unreachable"),
+        Input::Stray { peer } => format!("n{id} < n{peer} is no member and says hello"),
     }
 }
 
