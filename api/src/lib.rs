@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// By which the manager of a cluster names itself when it changes the configuration; to be what the node was given as `--managed-by`.
+pub const MANAGER_HEADER: &str = "x-quorate-manager";
+
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -31,6 +31,8 @@ pub struct NodeOptions {
     pub cluster_id: Option<ClusterId>,
     /// What changes the cluster needs this token, where set.
     pub admin_token: Option<String>,
+    /// Who alone changes members and numbers, where set: anyone else is sent there.
+    pub managed_by: Option<String>,
     /// Time between a leader's heartbeats.
     pub heartbeat: Duration,
     /// The range that election timeouts are drawn from.
@@ -120,6 +122,7 @@ impl NodeOptions {
             join: Vec::new(),
             cluster_id: None,
             admin_token: None,
+            managed_by: None,
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(500), Duration::from_millis(1000)),
             request_timeout: Duration::from_secs(5),

@@ -159,6 +159,9 @@ pub(crate) struct ServeArgs {
     /// The only cluster to belong to (a UUID); with it the node joins and never forms.
     #[arg(long, value_name = "UUID", env = "CLUSTER_ID", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) cluster_id: Option<ClusterId>,
+    /// Who alone changes members and write quorum, such as "KVCluster default/demo": anyone else is refused and sent there.
+    #[arg(long, value_name = "NAME", env = "MANAGED_BY", hide_env_values = true, help_heading = "Cluster")]
+    pub(crate) managed_by: Option<String>,
 
     /// The node's name, unique in the cluster and kept when its disk is replaced [default: the host name; node-<http port> on loopback].
     #[arg(
@@ -406,6 +409,7 @@ impl ServeArgs {
         let mut options = NodeOptions::new(&name, data_dir, at(self.http_port), at(self.tcp_port), at(self.peer_port));
         options.host = host;
         options.cluster_id = self.cluster_id;
+        options.managed_by = self.managed_by.clone().filter(|m| !m.is_empty());
         self.timing.put_into(&mut options)?;
         options.limits = self.limits.over(Limits::default())?;
         options.join = self.leader_url.iter().chain(&self.peers).filter(|p| !p.is_empty()).cloned().collect();

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::error::{Code, Failure};
 use super::face::{Answer, Face};
-use super::request::{body, demand_admin, parse, revision_of_etag};
+use super::request::{body, demand_admin, demand_manager, parse, revision_of_etag};
 use super::respond::{Body, json_of};
 use super::status;
 use crate::logging::{self, LogError};
@@ -54,6 +54,7 @@ fn led_config(face: &Face) -> Result<SharedConfig, Failure> {
 /// `PUT /v1/cluster/config`
 pub(super) async fn config(face: &Face, request: Request<Incoming>) -> Answer {
     demand_admin(face, &request)?;
+    demand_manager(face, &request)?;
     let config = led_config(face)?;
     let base_version = match request.headers().get(IF_MATCH) {
         None => {
@@ -143,6 +144,7 @@ fn voter_named(voters: &[Member], name: &str) -> Result<NodeId, Failure> {
 /// `POST /v1/cluster/members`
 pub(super) async fn members(face: &Face, request: Request<Incoming>) -> Answer {
     demand_admin(face, &request)?;
+    demand_manager(face, &request)?;
     let config = led_config(face)?;
     let wanted: MemberChange = parse(&body(request, BODY_BYTES_MAX).await?)?;
     let change = match wanted {

@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use percent_encoding::percent_decode_str;
+use quorate_api::MANAGER_HEADER;
 use serde::de::DeserializeOwned;
 
 use super::error::{Code, Failure};
@@ -208,6 +209,16 @@ pub(super) fn demand_token<B>(token: Option<&str>, request: &Request<B>) -> Resu
         return Ok(());
     }
     refuse("the admin token is not the one this node was started with")
+}
+
+/// Where the cluster has a manager, lets only it change members and numbers: it would undo what anyone else changed.
+pub(super) fn demand_manager(face: &Face, request: &Request<Incoming>) -> Result<(), Failure> {
+    let Some(manager) = &face.handle.options().managed_by else { return Ok(()) };
+    if request.headers().get(MANAGER_HEADER).is_some_and(|given| given.as_bytes() == manager.as_bytes()) {
+        return Ok(());
+    }
+    let message = format!("this cluster is managed by {manager}: change it there, or it would be changed back");
+    Err(Failure::new(Code::ChangeRefused, message))
 }
 
 /// Comparison whose time depends on the length of what was given alone.

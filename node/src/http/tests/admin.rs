@@ -221,6 +221,24 @@ async fn where_an_admin_token_is_set_changes_need_it_and_reads_do_not() {
 }
 
 #[tokio::test]
+async fn a_managed_cluster_is_changed_by_its_manager_alone_and_says_who_that_is() {
+    let server = Server::with(Role::Leader, |o| o.managed_by = Some("KVCluster default/demo".into())).await;
+    for (method, target) in [("PUT", "/v1/cluster/config"), ("POST", "/v1/cluster/members")] {
+        for header in ["x: y", "x-quorate-manager: somebody else", "x-quorate-manager:"] {
+            let reply = server.ask(method, target, &["if-match: 1", header], b"{}").await;
+            assert_eq!((reply.status, reply.code().as_str()), (409, "change_refused"), "{target} {header}");
+            let message = reply.json()["error"]["message"].to_string();
+            assert!(message.contains("managed by KVCluster default/demo"), "{message}");
+        }
+        let reply =
+            server.ask(method, target, &["if-match: 1", "x-quorate-manager: KVCluster default/demo"], b"{}").await;
+        assert_ne!(reply.status, 409, "{target}");
+    }
+    assert_eq!(server.post("/v1/cluster/transfer", "").await.status, 200);
+    assert_eq!(server.post("/v1/cluster/campaign", "").await.status, 200);
+}
+
+#[tokio::test]
 async fn every_error_of_a_change_has_its_status_and_code() {
     for (error, status, code) in [
         (ChangeError::NoLeader, 503, "no_leader"),
