@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,12 @@ fuzz: ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (60); needs cargo
 sim: ## Simulated clusters under faults: SEEDS=1000 of them, or the whole trace of one with SEED=7
 	cargo build -p quorate-sim
 	@$(if $(SEED),./target/debug/sim trace $(SEED),./target/debug/sim run --seeds $(or $(SEEDS),1000) --jobs 2)
+
+apiserver-up: ## Start etcd and the API server of Kubernetes on loopback; print the path of the kubeconfig
+	@./scripts/kubernetes/apiserver-up
+
+apiserver-down: ## End them
+	@./scripts/kubernetes/apiserver-down
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean
