@@ -11,18 +11,20 @@ bin=$cache/bin
 say() { echo "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# step NAME COMMAND…: runs it quietly and says how long it took; what it printed is shown only if it failed.
+# step TITLE COMMAND…: runs it quietly and says how long it took; what it printed is shown only if it failed.
 step() {
-    local name=$1 log started code=0
+    local step_title=$1 step_log step_started step_code=0
     shift
-    log=$(mktemp)
-    started=$(date +%s.%N)
-    "$@" >"$log" 2>&1 || code=$?
-    awk -v name="$name" -v from="$started" -v to="$(date +%s.%N)" -v code="$code" \
-        'BEGIN { printf "  %-34s %6.1f s%s\n", name, to - from, code ? "  FAILED" : "" }' >&2
-    [ "$code" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$code"
+    step_log=$(mktemp)
+    step_started=$(date +%s.%N)
+    # In the background, because bash forgets `set -e` in whatever stands before `||`.
+    "$@" >"$step_log" 2>&1 &
+    wait $! || step_code=$?
+    awk -v title="$step_title" -v from="$step_started" -v to="$(date +%s.%N)" -v code="$step_code" \
+        'BEGIN { printf "  %-40s %6.1f s%s\n", title, to - from, code ? "  FAILED" : "" }' >&2
+    [ "$step_code" -eq 0 ] || cat "$step_log" >&2
+    rm -f "$step_log"
+    return "$step_code"
 }
 
 # wait_for SECONDS WHAT COMMAND…: until the command succeeds.
@@ -49,4 +51,28 @@ end_process() {
         [ ! -d "/proc/$pid" ] || kill -9 "$pid" 2>/dev/null || :
     fi
     rm -f "$1"
+}
+
+# --- the kind cluster: state of a run, the engine of our own when there is one, and the namespace that it lives in
+
+run=$cache/run/kind
+namespace=quorate-kind
+# Addresses of the range for benchmarks, which nobody routes: ours, and that of the namespace at the other end of the cable.
+host_address=198.18.77.1
+kind_address=198.18.77.2
+export KIND_CLUSTER_NAME=quorate
+
+own_engine() { [ -e "$run/docker.pid" ]; }
+
+# inside COMMAND…: with kind, kubectl and docker as the cluster needs them.
+inside() {
+    local -x PATH=$bin:$PATH KUBECONFIG=$run/kubeconfig
+    if own_engine; then
+        PATH=$bin:$cache/engine/usr/bin:$cache/engine/usr/sbin:$PATH
+        local -x DOCKER_HOST=unix://$run/docker.sock
+        # Not `ip netns exec`, which mounts /sys anew and so hides the cgroups.
+        nsenter --net="/run/netns/$namespace" "$@"
+    else
+        "$@"
+    fi
 }
