@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down kind-up kind-down images kubernetes chart
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,21 @@ apiserver-up: ## Start etcd and the API server of Kubernetes on loopback; print 
 
 apiserver-down: ## End them
 	@./scripts/kubernetes/apiserver-down
+
+kind-up: ## Start a Kubernetes for the tests (kind: three workers in three zones); print the path of the kubeconfig
+	@./scripts/kubernetes/kind-up
+
+kind-down: ## End it
+	@./scripts/kubernetes/kind-down
+
+images: ## Build quorate and quorate-operator into images of static programs, as archives in target/images; no daemon needed
+	@./scripts/kubernetes/images
+
+chart: ## Test the chart: golden files, schema, helm lint, kubeconform with the API server's own schemas
+	@./scripts/kubernetes/test chart
+
+kubernetes: ## The chart, the operator and clusters of pods, on kind or on the cluster that KUBECONFIG names
+	@./scripts/kubernetes/test e2e --test-threads=2 --nocapture
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean
