@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down kind-up kind-down images kubernetes chart
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean apiserver-up apiserver-down kind-up kind-down kind-load images kubernetes chart
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ doc: ## Rustdoc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 unit: ## Unit, golden and property tests
-	cargo test --workspace --exclude quorate-tests --exclude quorate-model
+	cargo test --workspace --exclude quorate-tests --exclude quorate-model --exclude quorate-kubernetes
 
 model: ## Visit every state of the protocol's rules within small bounds; about a minute
 	cargo test -p quorate-model -- --nocapture --test-threads=1
@@ -109,6 +109,9 @@ apiserver-down: ## End them
 
 kind-up: ## Start a Kubernetes for the tests (kind: three workers in three zones); print the path of the kubeconfig
 	@./scripts/kubernetes/kind-up
+
+kind-load: images ## Build the images and hand them to the nodes of kind
+	@./scripts/kubernetes/inside kind load image-archive target/images/quorate.tar target/images/quorate-operator.tar
 
 kind-down: ## End it
 	@./scripts/kubernetes/kind-down
