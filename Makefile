@@ -45,7 +45,7 @@ doc: ## Rustdoc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 unit: ## Unit, golden and property tests
-	cargo test --workspace --exclude quorate-tests --exclude quorate-model
+	cargo test --workspace --exclude quorate-tests --exclude quorate-model --exclude quorate-kubernetes
 
 model: ## Visit every state of the protocol's rules within small bounds; about a minute
 	cargo test -p quorate-model -- --nocapture --test-threads=1
@@ -134,6 +134,24 @@ apiserver-up: ## Start etcd and the API server of Kubernetes on loopback; print 
 
 apiserver-down: ## End them
 	@./scripts/kubernetes/apiserver-down
+
+kind-up: ## Start a Kubernetes for the tests (kind: three workers in three zones); print the path of the kubeconfig
+	@./scripts/kubernetes/kind-up
+
+kind-load: images ## Build the images and hand them to the nodes of kind
+	@./scripts/kubernetes/inside kind load image-archive target/images/quorate.tar target/images/quorate-operator.tar
+
+kind-down: ## End it
+	@./scripts/kubernetes/kind-down
+
+images: ## Build quorate and quorate-operator into images of static programs, as archives in target/images; no daemon needed
+	@./scripts/kubernetes/images
+
+chart: ## Test the chart: golden files, schema, helm lint, kubeconform with the API server's own schemas
+	@./scripts/kubernetes/test chart
+
+kubernetes: ## The chart, the operator and clusters of pods, on kind or on the cluster that KUBECONFIG names
+	@./scripts/kubernetes/test e2e --test-threads=2 --nocapture
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean

@@ -1,0 +1,20 @@
+//! Quorate on a real Kubernetes, for the tests in `tests/`.
+//!
+//! Owns the namespace that a test works in, the release of the chart in it, and ways to its pods from outside. It knows the cluster by its
+//! kubeconfig alone (`KUBECONFIG`; `make kind-up` starts one), and does what people do by their own programs: `helm` and `kubectl`, found on
+//! the path. What the tests look at they read through the Kubernetes API.
+//!
+//! Every test has a namespace of its own, with the level `restricted` of pod security enforced, and an operator of its own that serves
+//! this namespace and no other: tests do not meet, and one may stop its operator.
+//!
+//! Waits are for conditions, with deadlines, never for time.
+
+// A harness that cannot go on ends its test, and the message is what is wanted.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod arena;
+pub mod command;
+pub mod forward;
+
+pub use arena::Arena;
+pub use forward::Forward;

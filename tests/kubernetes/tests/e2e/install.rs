@@ -1,0 +1,88 @@
+//! From nothing to a cluster that is written to and read, and back to nothing but the data.
+
+use std::time::Instant;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use quorate_kubernetes::Arena;
+use quorate_kubernetes::arena::{PATIENCE, RELEASE};
+use quorate_tests::eventually_in;
+
+/// The whole manifest of README.
+const FOUR_LINES: &str = "\
+apiVersion: quorate.dev/v1alpha1
+kind: KVCluster
+metadata: {name: demo}
+spec: {replicas: 3, writeQuorum: 2}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_lines_make_a_cluster_that_every_service_reaches() {
+    let arena = Arena::new("install").await;
+    let started = Instant::now();
+    arena.apply(FOUR_LINES).await.good("kubectl apply");
+    arena.condition("demo", "Available", "True").await;
+    println!("from kubectl apply to Available: {:.1} s", started.elapsed().as_secs_f64());
+    let status = arena.settled("demo").await;
+    println!("to all pods ready: {:.1} s", started.elapsed().as_secs_f64());
+    assert_eq!(status.leader.as_deref(), Some("demo-leader-0"), "the preferred pod leads");
+    assert_eq!(status.write_quorum, Some(2));
+    assert_eq!(status.members.len(), 3, "{:?}", status.members);
+    let tolerates = status.tolerates.expect("what is survived");
+    assert_eq!((tolerates.writes, tolerates.failover), (1, 1));
+
+    for service in ["demo", "demo-leader", "demo-peers"] {
+        let path = format!("/v1/kv/by-{service}");
+        // The leader's Service has an endpoint only once the operator has labelled the pod.
+        eventually_in(PATIENCE, &format!("{service} takes a write"), async || {
+            arena.through(service, "PUT", &path, service).await
+        })
+        .await;
+        for reader in ["demo", "demo-leader", "demo-peers"] {
+            let read = arena.through(reader, "GET", &path, "").await;
+            assert_eq!(read.as_deref(), Ok(service), "written through {service}, read through {reader}");
+        }
+    }
+    let said = arena.kubectl(&["get", "kvc", "demo", "--no-headers"]).await.good("kubectl get kvc");
+    let columns: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(columns[..7], ["demo", "3", "3", "2", "demo-leader-0", "1", "True"], "kubectl get kvc: {said}");
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_test_writes_reads_and_cleans_up() {
+    let arena = Arena::new("helm-test").await;
+    arena.helm(&["test", RELEASE, "--timeout", "3m"]).await.good("helm test");
+    eventually_in(PATIENCE, "the test's cluster goes with its volumes", async || {
+        match arena.leftovers("quorate-test").await? {
+            (0, 0) => Ok(()),
+            (pods, claims) => Err(format!("{pods} pods and {claims} claims are left")),
+        }
+    })
+    .await;
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uninstalling_leaves_the_definition_the_cluster_and_its_data() {
+    let arena = Arena::new("uninstall").await;
+    arena.apply(FOUR_LINES).await.good("kubectl apply");
+    arena.settled("demo").await;
+    let write = arena.through("demo", "PUT", "/v1/kv/kept", "still here").await;
+    assert!(write.is_ok(), "{write:?}");
+
+    arena.helm(&["uninstall", RELEASE, "--wait"]).await.good("helm uninstall");
+    let definitions: Api<CustomResourceDefinition> = Api::all(arena.client.0.clone());
+    assert!(definitions.get_opt("kvclusters.quorate.dev").await.unwrap().is_some(), "the definition stays");
+    // A cluster does not need its operator to serve.
+    assert_eq!(arena.through("demo", "GET", "/v1/kv/kept", "").await.as_deref(), Ok("still here"));
+
+    // Deleted without an operator: the pods go by their owners, the volumes stay.
+    arena.kubectl(&["delete", "kvc", "demo", "--wait"]).await.good("kubectl delete");
+    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match arena.leftovers("demo").await? {
+        (0, 3) => Ok(()),
+        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
+    })
+    .await;
+    arena.end().await;
+}

@@ -1,0 +1,6 @@
+//! The chart, the operator and clusters of pods on a real Kubernetes: `make kubernetes`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod failover;
+mod install;
