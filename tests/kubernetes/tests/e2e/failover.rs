@@ -25,7 +25,8 @@ spec: {replicas: 3, writeQuorum: 2}
     let forwards = arena.forwards(&["demo-leader-0", "demo-follower-0", "demo-follower-1"]).await;
     let targets: Vec<_> = forwards.iter().map(Forward::target).collect();
     // Every operation passes the API server and a kubelet: few clients, or they would measure those.
-    let settings = Settings { http_clients: 3, redis_clients: 1, pause: Duration::from_millis(20), ..Settings::default() };
+    let settings =
+        Settings { http_clients: 3, redis_clients: 1, pause: Duration::from_millis(20), ..Settings::default() };
     let workload = Workload::start(&targets, &settings);
     workload.more(20).await;
 
