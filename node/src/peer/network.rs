@@ -264,13 +264,13 @@ impl Network {
         self.shared.registry.bind(cluster);
     }
 
-    /// As [`crate::driver::world::World::behind`].
+    /// The first of these nodes that has not said that it understands commands of this generation.
     #[must_use]
     pub fn behind(&self, generation: u16, nodes: &[NodeId]) -> Option<NodeId> {
         self.shared.registry.behind(generation, nodes)
     }
 
-    /// As [`crate::driver::world::World::require`].
+    /// From now on no node that does not understand commands of this generation is let in.
     pub fn require(&self, generation: u16) {
         self.shared.registry.require(generation);
     }
