@@ -53,7 +53,7 @@ describe("the page of a node", { concurrency: false }, () => {
     await page.locator("#token").fill("open sesame");
     await button("Hand over").click();
     await shows("transfer-result", /^node3 leads/);
-    await shows("leader", /^node3 leads/);
+    await shows("log", /node3 leads now/);
     await screenshot(page, "node");
   });
 
