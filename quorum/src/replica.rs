@@ -344,6 +344,7 @@ impl Replica {
             self.role = RoleState::Follower;
         }
         self.await_leader();
+        self.ask_who_leads();
     }
 
     fn on_campaign(&mut self) {

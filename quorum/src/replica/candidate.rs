@@ -68,6 +68,17 @@ impl Replica {
         }
     }
 
+    /// Lets a leader know that this node, which does not campaign, hears from none: it may have been taken out while it was away, and only who leads can
+    /// tell it. The question is that of a candidate with an empty log: nobody grants it who could matter, and who is in office answers.
+    pub(super) fn ask_who_leads(&mut self) {
+        let message = Message { term: self.term.next(), body: Body::PreVote { last: Position::default() } };
+        let Some(config) = self.log.config() else { return };
+        let others: Vec<NodeId> = config.members().map(|m| m.id).filter(|id| *id != self.id).collect();
+        for to in others {
+            self.effects.push(Effect::Send { to, message: message.clone() });
+        }
+    }
+
     pub(super) fn tick_candidate(&mut self) {
         let (now, heartbeat) = (self.now, self.settings.heartbeat);
         let RoleState::Candidate(candidate) = &mut self.role else { return };

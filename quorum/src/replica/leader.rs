@@ -435,7 +435,7 @@ impl Replica {
         bugs::is_on(Bug::CheckQuorumOff) || disk_answers && config.confirms(|id| self.in_contact(leader, id))
     }
 
-    /// A node that is no member asks for votes: it does not know yet that it was removed, perhaps since it was away for longer than a farewell
+    /// A node that is no member asks for votes, or who leads: it does not know yet that it was removed, perhaps since it was away for longer than a farewell
     /// takes. It is sent the log up to the configuration that says so, as if it had just left. Not while a change is under way: it may be on its way in.
     pub(super) fn maybe_tell_of_removal(&mut self, from: NodeId) {
         let settled = |c: &SharedConfig| !c.is_joint() && c.member(from).is_none();
