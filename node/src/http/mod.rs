@@ -10,6 +10,8 @@
 mod admin;
 mod error;
 mod face;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod io;
 mod json;
