@@ -14,7 +14,8 @@
 //!
 //! Time is cut into *terms*. In each at most one node leads, orders all writes, and sends them to the others. A follower that has heard nothing
 //! for an election timeout first asks whether it would be elected (a *pre-vote*, which disturbs nobody), then enters the next term and asks
-//! for votes. A voter gives one vote a term, to a candidate whose log is at least as up to date as its own, and remembers it on disk before
+//! for votes. Two who do so at once would split the votes, so nodes give way to each other while it is only a question (`gives_way` in
+//! `replica/candidate.rs`). A voter gives one vote a term, to a candidate whose log is at least as up to date as its own, and remembers it on disk before
 //! it answers. A new leader appends an empty entry: entries of earlier terms commit only through one of its own.
 //!
 //! # Three quorums

@@ -92,7 +92,7 @@ const FOUND: &[(Bug, Hunt, u64, u64)] = &[
     (Bug::ReadWithoutConfirmation, Hunt::Reads, 12, 3),
     (Bug::ReadByEarlierRound, Hunt::Reads, 120, 7),
     (Bug::ReadBeforeOwnTerm, Hunt::Plain, 156, 11),
-    (Bug::StaleRoundAccepted, Hunt::Plain, 48, 8),
+    (Bug::StaleRoundAccepted, Hunt::Plain, 220, 15),
     (Bug::LeaseWithoutRefusalAfterStart, Hunt::Leases, 400, 32),
     (Bug::LeaseSurvivesTransfer, Hunt::Leases, 48, 3),
     (Bug::CheckQuorumOff, Hunt::Plain, 68, 6),

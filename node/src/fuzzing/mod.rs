@@ -14,7 +14,13 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{cli, kv, peer, storage, tcp};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use crate::{cli, http, kv, peer, storage, tcp};
 
 /// One parser's check.
 pub struct Target {
@@ -32,9 +38,12 @@ const fn target(name: &'static str, check: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>
 
 /// Every parser of bytes that come from a client, another node, a disk or a command line.
 pub const TARGETS: &[Target] = &[
+    target("http_requests", http::fuzzing::requests, http::fuzzing::request_seeds),
+    target("tcp_sessions", tcp::fuzzing::sessions, tcp::fuzzing::session_seeds),
     target("resp_requests", tcp::fuzzing::requests, tcp::fuzzing::request_seeds),
     target("resp_replies", tcp::fuzzing::replies, tcp::fuzzing::reply_seeds),
     target("lines", tcp::fuzzing::lines, tcp::fuzzing::line_seeds),
+    target("peer_openings", peer::fuzzing::openings, peer::fuzzing::opening_seeds),
     target("peer_frames", peer::fuzzing::frames, peer::fuzzing::frame_seeds),
     target("peer_messages", peer::fuzzing::messages, peer::fuzzing::message_seeds),
     target("peer_values", peer::fuzzing::values, peer::fuzzing::value_seeds),
@@ -59,6 +68,49 @@ pub fn check(name: &str, data: &[u8]) {
 /// Cuts a stream into pieces of `step` bytes (at least one).
 pub(crate) fn pieces(stream: &[u8], step: u8) -> impl Iterator<Item = &[u8]> {
     stream.chunks(usize::from(step).max(1))
+}
+
+/// Far beyond what any answer takes: a connection that hangs fails with its input.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+thread_local! {
+    static RUNTIME: Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+}
+
+/// Runs this to its end, on a runtime that every check of a thread shares.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| {
+        let within = async { tokio::time::timeout(PATIENCE, work).await.expect("it does not hang") };
+        runtime.block_on(within)
+    })
+}
+
+/// What is said on a connection to whoever serves it, when this much is sent in pieces of `step` bytes and then no more.
+pub(crate) fn through_a_socket(input: &[u8], step: usize, serve: impl AsyncFnOnce(TcpStream)) -> Vec<u8> {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        let (served, _) = listener.accept().await.expect("accepted");
+        client.set_nodelay(true).expect("a socket option");
+        let (mut read, mut write) = client.into_split();
+        let sending = async {
+            for piece in input.chunks(step.min(input.len()).max(1)) {
+                // The other side may have said its last word already.
+                if write.write_all(piece).await.is_err() {
+                    break;
+                }
+                // It reads what is there before the next piece comes.
+                tokio::task::yield_now().await;
+            }
+            let _ = write.shutdown().await;
+        };
+        let mut said = Vec::new();
+        let reading = async { read.read_to_end(&mut said).await };
+        // A reset is an end, too.
+        let _ = tokio::join!(serve(served), sending, reading);
+        said
+    })
 }
 
 /// A member with made-up names, for the values that carry one.

@@ -111,11 +111,14 @@ fn allowance(input: usize) -> u64 {
     (2 << 20) + 256 * input as u64
 }
 
-/// Parsers whose checks build no cluster or folder around them, with lengths that promise the world.
+/// Checks that build a node, a connection or a folder around the parser.
+const WITH_A_WORLD: [&str; 4] = ["node_folder", "http_requests", "tcp_sessions", "peer_openings"];
+
+/// The others, with lengths that promise the world.
 #[test]
 fn no_announced_length_takes_memory() {
     let lengths = [u64::MAX, u64::from(u32::MAX), 1 << 31, (1 << 31) - 1, 31 << 20, 16 << 20, u64::from(u16::MAX)];
-    for target in TARGETS.iter().filter(|target| target.name != "node_folder") {
+    for target in TARGETS.iter().filter(|target| !WITH_A_WORLD.contains(&target.name)) {
         for seed in (target.seeds)() {
             for at in 0..seed.len() {
                 for (number, width) in lengths.iter().flat_map(|n| [2, 4, 8].map(|width| (n, width))) {
@@ -146,9 +149,12 @@ macro_rules! promises {
 }
 
 promises! {
+    http_requests_are_answered_and_refused_in_the_documented_shape "http_requests",
+    sessions_get_the_same_answers_in_any_pieces "tcp_sessions",
     redis_requests_are_understood_as_another_implementation_does_in_any_pieces "resp_requests",
     redis_replies_are_understood_by_another_implementation_in_both_versions "resp_replies",
     every_line_is_answered_by_one_line_of_json_and_values_come_back "lines",
+    strangers_are_admitted_or_refused_alike_in_any_pieces "peer_openings",
     peer_frames_come_out_alike_in_any_pieces_and_take_no_room_ahead "peer_frames",
     peer_messages_survive_being_written_and_read_again "peer_messages",
     greetings_introductions_and_snapshot_frames_may_be_anything "peer_values",

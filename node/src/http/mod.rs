@@ -16,6 +16,8 @@ mod error;
 mod events;
 mod face;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod io;
 mod json;

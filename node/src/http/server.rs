@@ -147,6 +147,13 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
+/// How the protocol is spoken on every connection.
+pub(super) fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.header_read_timeout(None).max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
+    protocol
+}
+
 async fn connection<A: Answers>(stream: TcpStream, server: Arc<Server<A>>, _while_open: (Open, mpsc::Sender<()>)) {
     // Without these the connection works too, only worse.
     let _ = stream.set_nodelay(true);
@@ -164,13 +171,7 @@ async fn connection<A: Answers>(stream: TcpStream, server: Arc<Server<A>>, _whil
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    let mut served = pin!(
-        http1::Builder::new()
-            .header_read_timeout(None)
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(io, service)
-    );
+    let mut served = pin!(protocol().serve_connection(io, service));
 
     // The signal to stop is polled once, to register for it; after that a flag is looked at. Polling it at every turn would make all
     // connections share a lock for each request.

@@ -9,7 +9,7 @@ use super::frame::{self, Frame};
 use super::handshake;
 use super::wire::{self, Incoming};
 use super::{CallError, Identity, Introduction, Welcome};
-use crate::fuzzing::pieces;
+use crate::fuzzing::{pieces, through_a_socket};
 use crate::storage::record;
 use crate::testing::member;
 
@@ -182,4 +182,39 @@ fn contents() -> Vec<Frame> {
         frames.push(frame_of(out.split()));
     }
     frames
+}
+
+/// A connection is accepted alike in any pieces: the first byte is their length, the rest what a stranger sends before it closes its side.
+pub(crate) fn openings(data: &[u8]) {
+    let Some((step, input)) = data.split_first() else { return };
+    let accept = |step: usize| {
+        let mut outcome = None;
+        let said = through_a_socket(input, step, async |socket| {
+            let accepted = handshake::accept(&registry(), socket, STRANGER_TIMEOUT, STRANGER_TIMEOUT).await;
+            outcome = Some(accepted.map(|(_, hello, _)| format!("{hello:?}")).map_err(|error| error.to_string()));
+        });
+        (said, outcome)
+    };
+    let (whole, cut) = (accept(usize::MAX), accept(usize::from(*step).max(1)));
+    assert_eq!(whole, cut, "in pieces of {step}");
+    let in_time = !matches!(&whole.1, Some(Err(error)) if *error == handshake::HandshakeError::Timeout.to_string());
+    assert!(in_time, "a stranger that has said all it will is not waited for");
+}
+
+/// Far beyond what taking in a stranger needs.
+const STRANGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+pub(crate) fn opening_seeds() -> Vec<Vec<u8>> {
+    let opening = |step: u8, version: u16| {
+        let mut out = vec![step];
+        out.extend_from_slice(b"qrpeer");
+        out.extend_from_slice(&version.to_le_bytes());
+        out
+    };
+    let mut seeds = vec![opening(3, handshake::VERSION + 1), b"\x01GET / HTTP/1.1\r\n\r\n".to_vec()];
+    for (step, hello) in handshake::fuzz_seeds(&registry()).into_iter().enumerate() {
+        let hello = hello.expect("written");
+        seeds.push([&opening(7 * step as u8 + 1, handshake::VERSION)[..], &hello].concat());
+    }
+    seeds
 }

@@ -5,13 +5,17 @@
 
 #![allow(clippy::expect_used, reason = "a check reports by panicking")]
 
+use std::time::Duration;
+
 use bytes::BytesMut;
+use quorum::Role;
 use redis_protocol::{resp2, resp3};
 
 use super::lines::{self, Line};
 use super::resp::{self, Caps, Parser, ProtocolError, Version};
-use crate::fuzzing::pieces;
+use crate::fuzzing::{pieces, through_a_socket};
 use crate::kv::Value;
+use crate::testing;
 
 const CAPS: Caps = Caps { arguments: 20, argument_bytes: 200, command_bytes: 4096 };
 /// The other implementation is not asked about longer headers: it may make room for what they announce.
@@ -270,4 +274,83 @@ pub(crate) fn line_seeds() -> Vec<Vec<u8>> {
     ]
     .map(<[u8]>::to_vec)
     .to_vec()
+}
+
+/// A node that a whole session talks to, and whose answers depend on nothing else.
+fn session(input: &[u8], step: usize) -> Vec<u8> {
+    through_a_socket(input, step, async |socket| {
+        let handle = testing::handle(Role::Leader, |options| options.limits.value_bytes = 512);
+        let face = std::sync::Arc::new(super::Face::new(handle, Duration::from_secs(10)));
+        let address = socket.peer_addr().expect("connected");
+        // Whatever ends a session, its client sees what was said before.
+        let _ = super::session::Session::new(face, socket, address, 1).run().await;
+    })
+}
+
+/// What some command answers with changes from one moment to the next, or with the socket.
+const CHANGING: [&[u8]; 6] = [b"info", b"client", b"hello", b"time", b"stat", b"metrics"];
+
+/// The first byte is the length of the pieces, the rest what a client sends before it closes its side.
+pub(crate) fn sessions(data: &[u8]) {
+    let Some((step, input)) = data.split_first() else { return };
+    let lower = input.to_ascii_lowercase();
+    let same = !CHANGING.iter().any(|word| lower.windows(word.len()).any(|found| found == *word));
+    let (whole, cut) = (session(input, usize::MAX), session(input, usize::from(*step).max(1)));
+    if same {
+        let [whole, cut] = [whole, cut].map(|out| out.escape_ascii().to_string());
+        assert_eq!(whole, cut, "in pieces of {step}: {}", input.escape_ascii());
+    }
+}
+
+pub(crate) fn session_seeds() -> Vec<Vec<u8>> {
+    let redis = |step: u8, commands: &[&[&str]]| {
+        let mut out = vec![step];
+        for command in commands {
+            out.extend(encode(&command.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>()));
+        }
+        out
+    };
+    vec![
+        b"\x01SET user:1 {\"name\":\"Alice\"}\nGET user:1\r\nDELETE user:1\nGET user:1\nPING\nNONSENSE\nSET k v\nGET k"
+            .to_vec(),
+        b"\x05set a 1\nset a 2\nget a\nQUIT\nget a\n".to_vec(),
+        b"\x07POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        redis(
+            1,
+            &[
+                &["SET", "a", "1"],
+                &["INCR", "a"],
+                &["APPEND", "a", "x"],
+                &["INCR", "a"],
+                &["GET", "a"],
+                &["DEL", "a", "b"],
+            ],
+        ),
+        redis(
+            3,
+            &[
+                &["MSET", "a", "1", "b", "2"],
+                &["MGET", "a", "b", "c"],
+                &["SET", "a", "x", "NX", "GET"],
+                &["EXISTS", "a", "a"],
+            ],
+        ),
+        redis(
+            11,
+            &[
+                &["PING"],
+                &["ECHO", "x"],
+                &["SELECT", "0"],
+                &["SCAN", "0"],
+                &["KEYS", "*"],
+                &["DBSIZE"],
+                &["TYPE", "a"],
+                &["QUIT"],
+            ],
+        ),
+        redis(
+            16,
+            &[&["MULTI"], &["EXEC"], &["GET"], &["SET", "k"], &["COMMAND", "COUNT"], &["READONLY"], &["GET", "k"]],
+        ),
+    ]
 }
