@@ -228,7 +228,8 @@ impl Stated {
 /// The rows of the page's table whose first column has this heading: all cells, without the heading.
 #[cfg(feature = "bugs")]
 pub fn table(heading: &str) -> impl Iterator<Item = Vec<&'static str>> {
-    let cells = |line: &'static str| line.trim_matches('|').split('|').map(|c| c.trim().trim_matches('`')).collect();
+    let plain = |cell: &'static str| cell.strip_prefix('`').and_then(|c| c.strip_suffix('`')).unwrap_or(cell);
+    let cells = move |line: &'static str| line.trim_matches('|').split('|').map(|c| plain(c.trim())).collect();
     let from = PAGE.lines().skip_while(move |line| !line.starts_with(&format!("| {heading} |")));
     from.skip(2).take_while(|line| line.starts_with('|')).map(cells)
 }
