@@ -90,8 +90,10 @@ porcupine: ## Compare the checker of histories with porcupine, on many generated
 	cargo test -p quorate-tests --test e2e history::
 	QUORATE_PORCUPINE_HISTORIES=3000 cargo test -p quorate-history --test porcupine -- --nocapture
 
-bugs: ## Is every deliberate bug of the protocol found? (docs/deliberate-bugs.md)
+bugs: ## Is every deliberate bug of protocol and storage found? (docs/deliberate-bugs.md)
 	cargo test -p quorum --features bugs --test bugs --lib
+	cargo test -p quorate-sim --features bugs --test bugs
+	cargo test -p quorate --features bugs --lib is_noticed
 
 check: ## Is everything here that is needed, and are the ports free?
 	./scripts/setup

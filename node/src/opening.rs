@@ -183,6 +183,17 @@ mod tests {
 
     #[test]
     fn an_engine_ahead_of_the_log_and_of_the_vote_is_no_forgotten_vote_at_the_next_start() {
+        open_behind_the_engine();
+    }
+
+    #[cfg(feature = "bugs")]
+    #[test]
+    fn a_log_that_is_kept_though_the_engine_is_ahead_is_noticed() {
+        let noticed = std::panic::catch_unwind(|| bugs::with(&[Bug::EngineAheadOfLog], open_behind_the_engine));
+        assert!(noticed.is_err());
+    }
+
+    fn open_behind_the_engine() {
         let dir = tempfile::tempdir().expect("folder");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
         let options = NodeOptions::new("node1", dir.path().to_owned(), any, any, any);

@@ -190,9 +190,72 @@ bugs! {
     IdempotencyKeyForgotten Node "idempotency-key-forgotten"
         "What is remembered of idempotency keys does not survive a restart or a snapshot: a retry is done a second time."
         "tables of recent requests that are kept in memory alone"
+    ReceivedStampedAnew Node "received-stamped-anew"
+        "A follower stamps a command that has an idempotency key by its own clock, in place of the leader's: one entry has several contents."
+        "replicas that read their own clock for what is replicated"
     ReplacedEntriesApplied Node "replaced-entries-applied"
         "What is committed is read from the log while the write that replaces it there is still under way."
         "our own log: replaced entries were applied"
+}
+
+/// The page that lists them. What it says of where and within how many seeds a bug is found is what the tests hold themselves to.
+#[cfg(feature = "bugs")]
+pub const PAGE: &str = include_str!("../../docs/deliberate-bugs.md");
+
+/// What a cell of the page says of a search: `elections, 56 of 400`.
+#[cfg(feature = "bugs")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stated {
+    /// The kind of run.
+    pub kind: &'static str,
+    /// Seeds that it took, in the median of five searches.
+    pub median: u64,
+    /// Seeds that it may take.
+    pub within: u64,
+}
+
+#[cfg(feature = "bugs")]
+impl Stated {
+    /// Reads a cell; nothing if it states no search.
+    #[must_use]
+    pub fn read(cell: &'static str) -> Option<Stated> {
+        let (kind, seeds) = cell.split_once(", ")?;
+        let (median, within) = seeds.split_once(" of ")?;
+        Some(Stated { kind, median: median.parse().ok()?, within: within.parse().ok()? })
+    }
+}
+
+/// The rows of the page's table whose first column has this heading: all cells, without the heading.
+#[cfg(feature = "bugs")]
+pub fn table(heading: &str) -> impl Iterator<Item = Vec<&'static str>> {
+    let plain = |cell: &'static str| cell.strip_prefix('`').and_then(|c| c.strip_suffix('`')).unwrap_or(cell);
+    let cells = move |line: &'static str| line.trim_matches('|').split('|').map(|c| plain(c.trim())).collect();
+    let from = PAGE.lines().skip_while(move |line| !line.starts_with(&format!("| {heading} |")));
+    from.skip(2).take_while(|line| line.starts_with('|')).map(cells)
+}
+
+/// Does `work` for each of them, by as many threads as there are processors; the results in their order.
+///
+/// # Panics
+/// When `work` does.
+#[cfg(feature = "bugs")]
+pub fn each<I: Sync, T: Send>(of: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(item) = of.get(at) else { return done };
+            done.push((at, work(item)));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        running.into_iter().flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Whether a bug is on: never, in the product.

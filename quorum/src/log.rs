@@ -139,6 +139,12 @@ impl Log {
         self.start_config.iter().chain(kept).any(|config| config.member(id).is_some())
     }
 
+    /// See [`crate::Replica::configs`].
+    pub(crate) fn configs(&self) -> impl Iterator<Item = (Index, &SharedConfig)> {
+        let first = self.start_config.iter().map(|config| (self.start.index, config));
+        first.chain(self.configs.iter().map(|(index, config)| (*index, config)))
+    }
+
     /// The newest configuration, committed or not: the one in force.
     pub(crate) fn config(&self) -> Option<&SharedConfig> {
         self.configs.last().map(|(_, config)| config).or(self.start_config.as_ref())

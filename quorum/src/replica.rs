@@ -288,6 +288,11 @@ impl Replica {
         config.voters.iter().filter(|m| self.durable_at(leader, m.id) >= index).count()
     }
 
+    /// The configurations that this node's log has, oldest first, each at the index of its entry; the one in force where the log begins at that index.
+    pub fn configs(&self) -> impl Iterator<Item = (Index, &SharedConfig)> {
+        self.log.configs()
+    }
+
     /// Every other member as this leader sees it; nothing unless leading.
     pub fn peers(&self) -> impl Iterator<Item = Peer> {
         let leader = self.as_leader();

@@ -229,8 +229,18 @@ impl Cluster {
         if self.trace.is_kept() {
             self.say(host, || format!("client {client} asks {number}: {want:?}"));
         }
+        self.asked(number)
+    }
+
+    /// A node reads a client's request.
+    pub(crate) fn asked(&mut self, number: u64) -> Result<(), Violation> {
+        let Some((host, want)) = self.clients.ops.get(&number).map(|op| (op.host, op.want.clone())) else {
+            return Ok(());
+        };
         if self.hosts[host].paused_until > self.now {
-            // Its request waits in a socket, and is given up like any other.
+            // Meanwhile it waits in a socket, and may be given up like any other.
+            let rest = self.hosts[host].paused_until - self.now;
+            self.after(rest, Event::Asked(number));
             return Ok(());
         }
         let Some(p) = &mut self.hosts[host].process else {

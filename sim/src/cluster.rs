@@ -20,8 +20,8 @@ use crate::clients::{Clients, Reply};
 use crate::dice::Dice;
 use crate::host::{Host, Out, Process, Sending, SimWorld, Wait, folder};
 use crate::invariants::{
-    Disks, Durable, Seen, durability, identical_state, leader_completeness, log_matching, monotone_commit,
-    no_forgetful_voter, one_leader_per_term,
+    Disks, Durable, Seen, configuration_safety, durability, identical_state, leader_completeness, leader_in_contact,
+    log_matching, monotone_commit, no_forgetful_voter, one_leader_per_term,
 };
 use crate::nemesis::Nemesis;
 use crate::plan::Plan;
@@ -81,10 +81,14 @@ pub enum Event {
     Start(usize),
     /// A client goes on.
     Client(usize),
+    /// A request that waited in the socket of a paused process is read.
+    Asked(u64),
     /// A client has waited long enough.
     Patience(u64),
     /// The nemesis strikes, or takes back what it did.
     Nemesis,
+    /// It strikes once more, at this host.
+    Strike(usize),
     /// It takes back what it did under this number.
     Heal(u64),
     /// Whole states are compared.
@@ -275,11 +279,13 @@ impl Cluster {
             }
             Event::Start(host) => self.start(host),
             Event::Client(client) => self.client(client),
+            Event::Asked(op) => self.asked(op),
             Event::Patience(op) => {
                 self.client_gives_up(op);
                 Ok(())
             }
-            Event::Nemesis => self.strike(),
+            Event::Nemesis => self.strike_now_and_then(),
+            Event::Strike(host) => self.strike_at(host),
             Event::Heal(number) => {
                 self.heal(number);
                 Ok(())
@@ -349,6 +355,8 @@ impl Cluster {
             number,
             addresses: BTreeMap::new(),
             heard: BTreeMap::new(),
+            heard_at: BTreeMap::new(),
+            leads_since: 0,
             waits: Vec::new(),
             work: BTreeMap::new(),
             sending: BTreeMap::new(),
@@ -359,6 +367,7 @@ impl Cluster {
         };
         let replica = process.machine.replica();
         let before = std::mem::take(&mut h.durable);
+        h.durable.vote = (replica.term().0, replica.voted_for());
         h.durable.start = replica.start().index.0;
         h.durable.terms = (h.durable.start + 1..=replica.last().index.0)
             .filter_map(|i| Some((i, replica.term_at(Index(i))?.0)))
@@ -434,6 +443,7 @@ impl Cluster {
     /// A process has ended by itself.
     fn ended(&mut self, host: usize, why: &Ended) -> Result<(), Violation> {
         self.say(host, || format!("ENDED: {why}"));
+        self.may_leave(host, why)?;
         let failed = self.hosts[host].disk.has_failed() || self.nemesis.engine_failed(host);
         match why {
             Ended::Failed(what) if !failed => {
@@ -459,6 +469,13 @@ impl Cluster {
         Ok(())
     }
 
+    fn may_leave(&self, host: usize, why: &Ended) -> Result<(), Violation> {
+        let (Ended::Removed { version }, Some(p)) = (why, &self.hosts[host].process) else { return Ok(()) };
+        let cluster = p.machine.state().cluster.map_or(0, |c| c.0);
+        let Some(chronicle) = self.chronicles.get(&cluster) else { return Ok(()) };
+        configuration_safety::left(chronicle, &self.hosts[host].name, p.machine.replica().id(), *version)
+    }
+
     /// A turn of a host's driver, and all that follows.
     pub fn pump(&mut self, host: usize, ticks: bool) -> Result<(), Violation> {
         let (origin, now) = (self.origin, self.now);
@@ -476,6 +493,9 @@ impl Cluster {
         // The log first: what is sent may be read from it, and the invariants want to know what is written.
         self.begin_wal(host)?;
         self.observe(host)?;
+        if ticks {
+            self.look_at_leader(host)?;
+        }
         for out in outs {
             self.carry_out(host, out)?;
         }
@@ -508,11 +528,24 @@ impl Cluster {
                 Job::Cut { .. } => {}
             }
         }
+        let emptied = p.machine.wal().under_way().iter().any(|job| matches!(job, Job::Reset { .. }));
         let stalled = h.stalled_until.saturating_sub(self.now);
         let slow = h.slow;
         let took = self.dice.within(self.plan.fsync.0, self.plan.fsync.1) * syncs * slow + stalled;
         self.after(took, Event::WalDone(host, number));
+        if emptied {
+            self.tempt(host);
+        }
         Ok(())
+    }
+
+    /// Something happened at a host that a fault is likely to spoil.
+    fn tempt(&mut self, host: usize) {
+        // A script has these faults among its own.
+        if self.plan.fault_soon_after > 0 && self.plan.script.is_none() {
+            let next = self.dice.within(0, self.plan.fault_soon_after);
+            self.after(next, Event::Strike(host));
+        }
     }
 
     fn wal_done(&mut self, host: usize) -> Result<(), Violation> {
@@ -566,12 +599,25 @@ impl Cluster {
         let chronicle = self.chronicles.entry(cluster.0).or_default();
         let seen = Seen { name: &h.name, process: p.number, replica: p.machine.replica(), durable: &h.durable };
         p.commit = monotone_commit::check(chronicle, &seen, p.commit)?;
+        configuration_safety::in_force(chronicle, &seen)?;
         if one_leader_per_term::check(chronicle, &seen)? {
+            p.leads_since = self.now;
             leader_completeness::check(chronicle, &seen)?;
             self.nemesis.reigns += 1;
+            self.tempt(host);
             self.say(host, || "LEADS".into());
         }
         Ok(())
+    }
+
+    /// Looks whether a node still may lead, after a tick.
+    fn look_at_leader(&self, host: usize) -> Result<(), Violation> {
+        let h = &self.hosts[host];
+        let Some(p) = h.process.as_ref().filter(|p| p.machine.replica().role() == Role::Leader) else { return Ok(()) };
+        let seen = Seen { name: &h.name, process: p.number, replica: p.machine.replica(), durable: &h.durable };
+        // The product's bound is the longest timeout by its own clock; what arrives late confirms what was true a while ago.
+        let patience = 2 * self.plan.election.1 + 500_000;
+        leader_in_contact::check(&seen, (self.now, p.leads_since), &p.heard_at, patience)
     }
 
     /// Compares the whole state of a node with the truth.
@@ -657,6 +703,10 @@ impl Cluster {
         let sender = (machine.replica().id(), machine.incarnation(), p.number, machine.state().cluster);
         let (low, high) = self.plan.delay;
         let mut delay = self.dice.within(low, high);
+        if matches!(cargo, Cargo::Snapshot { .. }) && self.dice.chance(self.bad) {
+            // It is large, and may arrive when its sender has given it up and sent another.
+            delay += self.dice.within(high, 2 * SNAPSHOT_PATIENCE);
+        }
         if self.dice.chance(self.bad) {
             delay += self.dice.within(high, high * 20 + 100_000);
         }
@@ -740,6 +790,7 @@ impl Cluster {
         }
         let Some(p) = &mut self.hosts[to].process else { return Ok(()) };
         p.heard.insert(id, (incarnation, process));
+        p.heard_at.insert(id, self.now);
         // Whoever is heard from can be answered.
         p.addresses.insert(id, from);
         match cargo {
@@ -958,8 +1009,9 @@ fn note_durable(durable: &mut Durable, job: Job) {
                 }
             }
         }
-        Job::Reset { last, .. } => *durable = Durable { start: last.index.0, terms: BTreeMap::new() },
+        Job::Reset { last, .. } => (durable.start, durable.terms) = (last.index.0, BTreeMap::new()),
+        Job::SaveVote { term, voted_for, .. } => durable.vote = (term.0, voted_for),
         // Only whole segments go; and what is cut is in the engine.
-        Job::Cut { .. } | Job::SaveVote { .. } => {}
+        Job::Cut { .. } => {}
     }
 }

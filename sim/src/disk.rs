@@ -26,8 +26,10 @@ struct State {
     /// What was live after each change of names that no sync has covered yet.
     unsynced_names: Vec<Names>,
     dice: Dice,
-    /// Changing operations left until all fail.
+    /// Changing operations left until they fail.
     fuse: Option<u64>,
+    /// Whether it is one operation that fails, and not every one from then on.
+    once: bool,
     free: u64,
     /// How often an operation failed since the disk was last well.
     failures: u64,
@@ -121,6 +123,7 @@ impl SimDisk {
             unsynced_names: Vec::new(),
             dice,
             fuse: None,
+            once: false,
             free: u64::MAX,
             failures: 0,
         })))
@@ -128,7 +131,14 @@ impl SimDisk {
 
     /// After so many more operations that change something, every one fails.
     pub fn fail_after(&self, operations: u64) {
-        self.0.lock().fuse = Some(operations);
+        let mut state = self.0.lock();
+        (state.fuse, state.once) = (Some(operations), false);
+    }
+
+    /// After so many more operations that change something, one fails, and those after it do not: a retry would seem to have mended it.
+    pub fn fail_once_after(&self, operations: u64) {
+        let mut state = self.0.lock();
+        (state.fuse, state.once) = (Some(operations), true);
     }
 
     /// Whether an operation has failed since the disk was last well.
@@ -219,6 +229,9 @@ impl SimDisk {
         match &mut state.fuse {
             Some(0) => {
                 state.failures += 1;
+                if state.once {
+                    state.fuse = None;
+                }
                 return Err(broken());
             }
             Some(left) => *left -= 1,

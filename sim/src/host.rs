@@ -155,6 +155,10 @@ pub struct Process {
     pub addresses: BTreeMap<NodeId, usize>,
     /// The newest process of each other node that was heard from.
     pub heard: BTreeMap<NodeId, (u64, u64)>,
+    /// When the last message of each of them arrived.
+    pub heard_at: BTreeMap<NodeId, u64>,
+    /// When its last reign began.
+    pub leads_since: u64,
     /// What it owes.
     pub waits: Vec<Wait>,
     /// Work for the disk, by number.

@@ -10,6 +10,8 @@
 //!   the seed and the commit, nothing else.
 #![allow(clippy::missing_panics_doc)]
 
+#[cfg(feature = "bugs")]
+pub mod bugs;
 pub mod clients;
 pub mod cluster;
 pub mod dice;

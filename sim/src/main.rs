@@ -12,11 +12,17 @@ use quorate_sim::shrink::shrink;
 use quorate_sim::{Fault, Outcome, Plan, Script, run};
 use quorum::Quorum;
 
+#[cfg(feature = "bugs")]
+mod bug;
+
 const USAGE: &str = "\
 sim run [--seeds N] [--from SEED] [--jobs J]    runs seeds; without --from those from QUORATE_SEED on, or fresh ones by the clock
 sim trace SEED | FILE                           one line an event
 sim shrink SEED | FILE                          leaves out what a failure does not need, and prints a script to check in
-sim table [--seeds N] [--from SEED] [--jobs J]  N runs with every kind of fault for each legal pair of N and W";
+sim table [--seeds N] [--from SEED] [--jobs J]  N runs with every kind of fault for each legal pair of N and W
+sim bug NAME [--seeds K] [--from SEED]          breaks a rule on purpose and looks for a seed that shows it; every one without a NAME; --hunt KIND
+                                                for another kind of run, --invariant FILE for what that one reports, --trace; with the feature `bugs`:
+                                                cargo run -p quorate-sim --features bugs -- bug vote-not-synced";
 
 /// A seed that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(10);
@@ -50,6 +56,12 @@ fn main() -> ExitCode {
             Some(Err(error)) => fail(&error),
             None => fail(USAGE),
         },
+        #[cfg(feature = "bugs")]
+        Some("bug") => bug::search(&args),
+        Some("--help" | "-h" | "help") => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
         _ => fail(USAGE),
     }
 }

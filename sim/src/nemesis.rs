@@ -78,11 +78,25 @@ impl Cluster {
     }
 
     /// The nemesis strikes once, and is due again.
-    pub(crate) fn strike(&mut self) -> Result<(), Violation> {
+    pub(crate) fn strike_now_and_then(&mut self) -> Result<(), Violation> {
         if self.nemesis.quiet {
             return Ok(());
         }
         let Some(strike) = self.next_strike() else { return Ok(()) };
+        self.strike(strike)
+    }
+
+    /// The nemesis strikes once more, at this host.
+    pub(crate) fn strike_at(&mut self, host: usize) -> Result<(), Violation> {
+        if self.nemesis.quiet {
+            return Ok(());
+        }
+        let Some(fault) = self.nemesis.dice.pick(&self.plan.faults) else { return Ok(()) };
+        let dice = self.nemesis.dice.draw();
+        self.strike(Strike { at: self.now, fault, host, dice })
+    }
+
+    fn strike(&mut self, strike: Strike) -> Result<(), Violation> {
         self.nemesis.struck.push(strike.clone());
         let number = self.nemesis.struck.len() as u64;
         let runs = self.hosts.get(strike.host).is_some_and(|h| h.process.is_some());
@@ -167,6 +181,7 @@ impl Cluster {
                 self.undo_in(number, Undo::Slow(host), dice.within(200_000, 3_000_000));
             }
             Fault::StalledDisk => self.hosts[host].stalled_until = now + dice.within(200_000, 3_000_000),
+            Fault::DiskError if dice.chance(500) => self.hosts[host].disk.fail_once_after(dice.below(30)),
             Fault::DiskError => self.hosts[host].disk.fail_after(dice.below(30)),
             Fault::EngineError => {
                 self.nemesis.engines.insert(host);

@@ -25,7 +25,7 @@ pub enum Fault {
     SlowDisk,
     /// A disk does not finish anything for a while.
     StalledDisk,
-    /// A disk fails at some operation; the node stops, and is started again.
+    /// A disk fails at some operation, and either at every later one or at none; the node stops, and is started again.
     DiskError,
     /// The engine's disk fails at some operation.
     EngineError,
@@ -102,6 +102,8 @@ pub struct Plan {
     pub fault_every: u64,
     /// The very faults, in order, instead of drawn ones.
     pub script: Option<Vec<Strike>>,
+    /// How long at most after an election, or after a snapshot has come, there is one more fault, at the node it concerns; none for zero.
+    pub fault_soon_after: u64,
     /// How long faults go on.
     pub safety: u64,
     /// Within what time after the last fault the cluster must be whole again.
@@ -173,6 +175,7 @@ impl Plan {
             faults,
             fault_every: dice.pick(&[150_000, 400_000, 1_000_000]).unwrap_or(400_000),
             script: None,
+            fault_soon_after: 0,
             safety: dice.within(6, 14) * 1_000_000,
             recovery: 90_000_000,
             clients: dice.within(2, 5) as usize,

@@ -69,6 +69,8 @@ pub struct Committed {
 pub struct Chronicle {
     /// By index and term.
     pub written: BTreeMap<(u64, u64), Entry>,
+    /// The configurations among them.
+    pub configs: BTreeMap<(u64, u64), Config>,
     /// From index 1.
     pub committed: Vec<Committed>,
     /// Each key's history: what it was from an index on.
@@ -96,6 +98,13 @@ impl Chronicle {
     #[must_use]
     pub fn at(&self, index: u64) -> Option<&Committed> {
         self.committed.get(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+
+    /// The committed configurations in force from an index on.
+    pub fn configs_since(&self, index: u64) -> impl Iterator<Item = &Config> {
+        let (upto, later) = self.committed.split_at(self.committed.len().min(index as usize));
+        let there = upto.iter().rev().find_map(|c| c.config.as_ref());
+        there.into_iter().chain(later.iter().filter_map(|c| c.config.as_ref()))
     }
 
     /// The last committed index.

@@ -30,12 +30,3 @@ fn what_is_asked_for_again_is_done_once() {
     println!("{repeated} retries of what had been done, {snapshots} snapshots");
     assert!(repeated >= 10 && snapshots >= 3, "{repeated} retries, {snapshots} snapshots: nothing was tried");
 }
-
-#[cfg(feature = "bugs")]
-#[test]
-fn the_bug_of_the_forgotten_key_is_found() {
-    use quorum::bugs::{self, Bug};
-    let found = bugs::with(&[Bug::IdempotencyKeyForgotten], || (0..SEEDS).find_map(|s| run_seed(s).violation));
-    assert!(found.is_some(), "a retry was done a second time, and nothing noticed");
-    println!("{found:?}");
-}

@@ -6,6 +6,7 @@ use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Role, S
 
 use super::{APPLY_BYTES_PER_TURN, APPLY_PER_TURN, Done, Driver, Installing};
 use crate::handle::ReadError;
+use crate::kv;
 use crate::logging::WRITES;
 use crate::node::Ended;
 use crate::peer::Records;
@@ -105,6 +106,13 @@ impl Driver {
         let at = index.0.checked_sub(front.index.0).and_then(|at| self.incoming.get(at as usize));
         let Some(received) = at else { return false };
         assert_eq!(received.index, index, "the records of an append are in order");
+        let is_once = || received.kind == RecordKind::Command && kv::is_once(&received.payload());
+        if bugs::is_on(Bug::ReceivedStampedAnew) && is_once() {
+            // No two clocks are the same.
+            let payload = kv::stamped(&received.payload(), self.world.unix_millis() + 1);
+            record::encode(frames, received.term, index, received.kind, &payload);
+            return true;
+        }
         frames.extend_from_slice(received.frame());
         true
     }

@@ -706,3 +706,14 @@ proptest! {
         random_life(seed);
     }
 }
+
+/// The same lives notice what is broken on purpose in the log's use of the disk.
+#[cfg(feature = "bugs")]
+#[test]
+fn a_broken_rule_of_the_log_is_noticed_within_its_seeds() {
+    use quorum::bugs::{self, Bug};
+    for (bug, seeds) in [(Bug::RollWithoutSync, 100), (Bug::SyncSkipped, 20), (Bug::VoteNotSynced, 20)] {
+        let noticed = |seed| bugs::with(&[bug], || std::panic::catch_unwind(|| random_life(seed)).is_err());
+        assert!((0..seeds).any(noticed), "{} is not found in {seeds} seeds", bug.name());
+    }
+}

@@ -1,8 +1,10 @@
 //! Committed configurations follow one another by the rules: by one version each, voters and W only through a joint one, and a joint one is ended by its
-//! own final one.
+//! own final one. One change at a time: of those in a log all but the newest are committed. Every node goes by those that its log has, and leaves for
+//! good only when a committed one does without it.
 
 use quorum::{Config, NodeId};
 
+use super::Seen;
 use crate::truth::{Chronicle, Violation};
 
 fn ids(config: &Config) -> Vec<NodeId> {
@@ -37,4 +39,49 @@ pub fn check(chronicle: &Chronicle, next: &Config) -> Result<(), Violation> {
         (Some(_), None) if same => Ok(()),
         (Some(_), _) => wrong("a joint one is not ended by its final one"),
     }
+}
+
+/// A node after a turn, when what it has committed was taken.
+///
+/// # Errors
+/// When it goes by a configuration that its log does not have, or more than one in its log is not committed.
+pub fn in_force(chronicle: &Chronicle, seen: &Seen<'_>) -> Result<(), Violation> {
+    let start = seen.replica.start().index;
+    let mut open = None;
+    for (index, config) in seen.replica.configs() {
+        let wrong = |why: &str| {
+            let what = format!("{} goes by configuration {} at {index}: {why}", seen.name, config.version);
+            Violation::of("configuration_safety", what)
+        };
+        if index > start {
+            let Some(term) = seen.replica.term_at(index) else { return wrong("its log ends before") };
+            let at = (index.0, term.0);
+            // What was not handed to the disk yet is not known here yet, either.
+            if chronicle.written.contains_key(&at) && chronicle.configs.get(&at) != Some(&**config) {
+                return wrong("its log has something else there");
+            }
+        } else if start.0 <= chronicle.last() && !chronicle.configs_since(index.0).any(|known| *known == **config) {
+            // A restarted node has here what its engine has, which may be further than where its log begins.
+            return wrong("committed was another one");
+        }
+        if let Some(before) = open.replace(index)
+            && before.0 > chronicle.last()
+        {
+            return wrong(&format!("the one at {before} is not committed"));
+        }
+    }
+    Ok(())
+}
+
+/// A node has set its data aside, since configuration `version` is said to do without it.
+///
+/// # Errors
+/// When no such configuration is committed.
+pub fn left(chronicle: &Chronicle, name: &str, id: NodeId, version: u64) -> Result<(), Violation> {
+    let mut committed = chronicle.committed.iter().filter_map(|c| c.config.as_ref());
+    if committed.any(|c| c.version == version && c.member(id).is_none()) {
+        return Ok(());
+    }
+    let what = format!("{name} has left for configuration {version}, which is not committed or names it");
+    Violation::of("configuration_safety", what)
 }

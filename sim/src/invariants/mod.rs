@@ -4,6 +4,7 @@ pub mod configuration_safety;
 pub mod durability;
 pub mod identical_state;
 pub mod leader_completeness;
+pub mod leader_in_contact;
 pub mod log_matching;
 pub mod monotone_commit;
 pub mod no_dirty_read;
@@ -26,13 +27,15 @@ pub struct Seen<'a> {
     pub durable: &'a Durable,
 }
 
-/// What a disk holds of a log for certain: the term at each index.
+/// What a disk holds for certain of a log, as the term at each index, and of its node's vote.
 #[derive(Clone, Debug, Default)]
 pub struct Durable {
     /// What lies before the first entry.
     pub start: u64,
     /// The entries.
     pub terms: BTreeMap<u64, u64>,
+    /// The node's term, and its vote in it.
+    pub vote: (u64, Option<NodeId>),
 }
 
 impl Durable {

@@ -27,6 +27,8 @@ use super::*;
 use crate::storage::{Batch, Opened, RealDisk, RecordKind, open as open_folder, record};
 
 const FOLDER: &str = "QUORATE_POWER_FOLDER";
+/// Set for a process whose engine does not sync: a deliberate bug.
+const LYING: &str = "QUORATE_POWER_LYING";
 /// Copies in an ordinary run; `POWER_LOSSES` asks for more, as a night has time for.
 const LOSSES: u64 = 20;
 /// Copies of one process's folder; then the next one begins from the last.
@@ -72,6 +74,7 @@ fn opened(dir: &Path, hook: Option<impl FnMut(&dyn Engine) + Send + 'static>) ->
     let engine = Watched::new(engine);
     if let Some(hook) = hook {
         engine.watch(hook);
+        engine.lying.store(std::env::var_os(LYING).is_some(), Ordering::Relaxed);
     }
     let store = Store::start(engine, Box::new(home), &folder_limits(), PIECE_BYTES, None, true).expect("starts");
     (opened, store)
@@ -197,10 +200,11 @@ struct Working {
 }
 
 impl Working {
-    fn start(root: &Path) -> Working {
+    fn start(root: &Path, lying: bool) -> Working {
         let child = Process::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "kv::tests::power::a_process_whose_power_goes"])
             .env(FOLDER, root)
+            .envs(lying.then_some((LYING, "1")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn();
@@ -296,11 +300,25 @@ fn after_any_loss_of_power_what_was_durable_is_there_and_the_log_leads_to_the_st
     let seed =
         std::env::var("POWER_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     println!("POWER_SEED={seed}");
+    lose_power(seed, losses, false);
+}
+
+#[test]
+fn an_engine_that_does_not_sync_is_noticed() {
+    let noticed = std::panic::catch_unwind(|| lose_power(1, LOSSES, true));
+    let words = noticed.expect_err("what was promised is gone, and nothing noticed");
+    let words = words.downcast_ref::<String>().map_or("", String::as_str);
+    // The engine's position against the promised ones.
+    assert!(words.contains(" of ["), "noticed, but otherwise: {words}");
+}
+
+/// Copies the folder of a working process so many times, as a disk that lost its power, and checks each.
+fn lose_power(seed: u64, losses: u64, lying: bool) {
     let folder = tempfile::tempdir().expect("folder");
     let live = folder.path().join("node");
     let (mut model, mut between, mut torn, mut cut, mut done) = (Model::default(), 0, 0, 0, 0);
     while done < losses {
-        let mut working = Working::start(folder.path());
+        let mut working = Working::start(folder.path(), lying);
         let mut last_copy = live.clone();
         for _ in 0..LOSSES_OF_A_PROCESS.min(losses - done) {
             done += 1;
