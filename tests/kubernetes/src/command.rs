@@ -22,7 +22,6 @@ impl Said {
     ///
     /// # Panics
     /// With both outputs, if it was not.
-    #[must_use]
     pub fn good(self, what: &str) -> String {
         assert!(self.ok, "{what} failed:\n{}{}", self.out, self.err);
         self.out
