@@ -52,7 +52,9 @@ impl Arena {
     /// # Panics
     /// If no cluster can be reached.
     pub async fn empty(name: &str) -> Arena {
-        let client = Client::try_default().await.unwrap_or_else(|e| panic!("no cluster ({e}): make kind-up, and set KUBECONFIG"));
+        let client = Client::try_default()
+            .await
+            .unwrap_or_else(|e| panic!("no cluster ({e}): make kind-up, and set KUBECONFIG"));
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let wanted = serde_json::from_value(serde_json::json!({
             "metadata": {
@@ -68,7 +70,8 @@ impl Arena {
     /// `helm install`, with more arguments.
     pub async fn install(&self, more: &[&str]) -> Said {
         let namespaces = format!("namespaces={{{}}}", self.namespace);
-        let mut arguments = vec!["install", RELEASE, "charts/quorate", "--namespace", &self.namespace, "--wait", "--timeout", "2m"];
+        let mut arguments =
+            vec!["install", RELEASE, "charts/quorate", "--namespace", &self.namespace, "--wait", "--timeout", "2m"];
         arguments.extend(["--set", &namespaces, "--set", "replicas=1"]);
         arguments.extend(more);
         command::run("helm", &arguments, "").await
@@ -147,7 +150,11 @@ impl Arena {
                 status.conditions.iter().any(|c| c.type_ == condition && c.status == value)
             };
             let current = status.observed_generation == generation;
-            if current && is("Available", "True") && is("Progressing", "False") && status.ready_replicas == spec.replicas {
+            if current
+                && is("Available", "True")
+                && is("Progressing", "False")
+                && status.ready_replicas == spec.replicas
+            {
                 Ok(status)
             } else {
                 Err(format!("{status:?}"))

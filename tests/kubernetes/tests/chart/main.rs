@@ -13,7 +13,8 @@ use quorate_kubernetes::command::{root, run};
 
 async fn rendered(values: &str) -> String {
     let values = format!("charts/quorate/ci/{values}-values.yaml");
-    let arguments = ["template", "quorate", "charts/quorate", "--namespace", "quorate-system", "--include-crds", "-f", &values];
+    let arguments =
+        ["template", "quorate", "charts/quorate", "--namespace", "quorate-system", "--include-crds", "-f", &values];
     run("helm", &arguments, "").await.good("helm template")
 }
 
@@ -88,11 +89,13 @@ async fn alerts_and_dashboards_arrive_whole() {
             }
             let pad = " ".repeat(indent);
             let text = std::fs::read_to_string(&path).unwrap();
-            let wanted: Vec<String> = text.trim_end().lines().map(|l| format!("{pad}{l}").trim_end().to_owned()).collect();
-            let arrived = documents.iter().filter(|(source, _)| source == &format!("templates/{template}.yaml")).any(|(_, d)| {
-                let lines: Vec<&str> = d.lines().map(str::trim_end).collect();
-                lines.windows(wanted.len()).any(|w| w == wanted.as_slice())
-            });
+            let wanted: Vec<String> =
+                text.trim_end().lines().map(|l| format!("{pad}{l}").trim_end().to_owned()).collect();
+            let arrived =
+                documents.iter().filter(|(source, _)| source == &format!("templates/{template}.yaml")).any(|(_, d)| {
+                    let lines: Vec<&str> = d.lines().map(str::trim_end).collect();
+                    lines.windows(wanted.len()).any(|w| w == wanted.as_slice())
+                });
             assert!(arrived, "{path:?} is not in the rendered chart");
         }
     }
@@ -104,11 +107,21 @@ async fn kubernetes_knows_every_field() {
     schemas::write(folder.path()).await;
     let location = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", folder.path().display());
     // Those of the Prometheus operator are known only where it is installed.
-    let arguments = ["-strict", "-summary", "-schema-location", &location, "-skip", "PodMonitor,ServiceMonitor,PrometheusRule", "-"];
+    let arguments = [
+        "-strict",
+        "-summary",
+        "-schema-location",
+        &location,
+        "-skip",
+        "PodMonitor,ServiceMonitor,PrometheusRule",
+        "-",
+    ];
     for values in VALUES {
-        let said = run("kubeconform", &arguments, &rendered(values).await).await.good(&format!("kubeconform on {values}"));
+        let said =
+            run("kubeconform", &arguments, &rendered(values).await).await.good(&format!("kubeconform on {values}"));
         println!("{values}: {}", said.trim());
     }
-    let wrong = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replica: 3, selector: {}, template: {}}\n";
+    let wrong =
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replica: 3, selector: {}, template: {}}\n";
     assert!(!run("kubeconform", &arguments, wrong).await.ok, "a field that does not exist was taken");
 }

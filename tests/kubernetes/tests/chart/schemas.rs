@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 /// Writes a file for each kind, under the name that kubeconform asks for: `deployment-apps-v1.json`.
 pub(crate) async fn write(folder: &Path) {
-    let text = run("kubectl", &["get", "--raw", "/openapi/v2"], "").await.good("kubectl get --raw /openapi/v2 (make apiserver-up, KUBECONFIG)");
+    let text = run("kubectl", &["get", "--raw", "/openapi/v2"], "")
+        .await
+        .good("kubectl get --raw /openapi/v2 (make apiserver-up, KUBECONFIG)");
     let api: Value = serde_json::from_str(&text).expect("JSON");
     let definitions = &api["definitions"];
     let mut written = 0;
@@ -40,7 +42,9 @@ fn strict<'a>(schema: &'a Value, definitions: &'a Value, inside: &mut Vec<&'a st
     match schema["format"].as_str() {
         Some("int-or-string") => return json!({"type": ["string", "integer"]}),
         // A number in Kubernetes' YAML, a string in what it says of itself.
-        _ if schema["description"].as_str().is_some_and(|d| d.starts_with("Quantity is")) => return json!({"type": ["string", "number"]}),
+        _ if schema["description"].as_str().is_some_and(|d| d.starts_with("Quantity is")) => {
+            return json!({"type": ["string", "number"]});
+        }
         _ => {}
     }
     let mut made = serde_json::Map::new();
