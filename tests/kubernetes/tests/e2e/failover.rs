@@ -7,6 +7,8 @@ use quorate_history::check;
 use quorate_kubernetes::{Arena, Forward};
 use quorate_tests::{Settings, Workload};
 
+use super::THREE_COPIES;
+
 /// Leaders deleted in the ordinary run, and in the long one, whose median and worst are worth printing.
 const DELETIONS: usize = 3;
 const DELETIONS_NIGHTLY: usize = 20;
@@ -14,13 +16,7 @@ const DELETIONS_NIGHTLY: usize = 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_while_leaders_are_deleted_and_nothing_is_lost_or_stale() {
     let arena = Arena::new("failover").await;
-    let manifest = "\
-apiVersion: quorate.dev/v1alpha1
-kind: KVCluster
-metadata: {name: demo}
-spec: {replicas: 3, writeQuorum: 2}
-";
-    arena.apply(manifest).await.good("kubectl apply");
+    arena.apply(THREE_COPIES).await.good("kubectl apply");
     arena.settled("demo").await;
     let forwards = arena.forwards(&["demo-leader-0", "demo-follower-0", "demo-follower-1"]).await;
     let targets: Vec<_> = forwards.iter().map(Forward::target).collect();

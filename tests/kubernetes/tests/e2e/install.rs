@@ -8,19 +8,13 @@ use quorate_kubernetes::Arena;
 use quorate_kubernetes::arena::{PATIENCE, RELEASE};
 use quorate_tests::eventually_in;
 
-/// The whole manifest of README.
-const FOUR_LINES: &str = "\
-apiVersion: quorate.dev/v1alpha1
-kind: KVCluster
-metadata: {name: demo}
-spec: {replicas: 3, writeQuorum: 2}
-";
+use super::THREE_COPIES;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_lines_make_a_cluster_that_every_service_reaches() {
     let arena = Arena::new("install").await;
     let started = Instant::now();
-    arena.apply(FOUR_LINES).await.good("kubectl apply");
+    arena.apply(THREE_COPIES).await.good("kubectl apply");
     arena.condition("demo", "Available", "True").await;
     println!("from kubectl apply to Available: {:.1} s", started.elapsed().as_secs_f64());
     let status = arena.settled("demo").await;
@@ -66,7 +60,7 @@ async fn helm_test_writes_reads_and_cleans_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn uninstalling_leaves_the_definition_the_cluster_and_its_data() {
     let arena = Arena::new("uninstall").await;
-    arena.apply(FOUR_LINES).await.good("kubectl apply");
+    arena.apply(THREE_COPIES).await.good("kubectl apply");
     arena.settled("demo").await;
     let write = arena.through("demo", "PUT", "/v1/kv/kept", "still here").await;
     assert!(write.is_ok(), "{write:?}");
