@@ -20,6 +20,7 @@ use super::error::Shape;
 use super::face::Face;
 use super::route::{TABLE, shape};
 use super::server;
+use super::server::Answers;
 use crate::fuzzing::block_on;
 use crate::testing;
 
