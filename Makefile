@@ -71,6 +71,10 @@ observe: ## Metrics, dashboards and alerts through a real Prometheus
 	cargo build --bin quorate
 	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
 
+pictures: ## Draw the dashboards for docs/images from a cluster that loses its leader; a minute
+	cargo build --release --bin quorate
+	cargo run --quiet --release -p quorate-tests --bin dashboards -- pictures
+
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged
 	cargo build --bin quorate

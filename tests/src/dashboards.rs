@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-/// The matchers that every query carries.
-const MATCHERS: &str = r#"job=~"$job",namespace=~"$namespace",cluster=~"$cluster",pod=~"$pod""#;
+/// What narrows a dashboard of nodes down, and one of the operator, whose metrics name no cluster: there may be many, and they come and go.
+const OF_NODES: [&str; 4] = ["job", "namespace", "cluster", "pod"];
+const OF_OPERATOR: [&str; 3] = ["job", "namespace", "pod"];
 /// The version of Grafana's schema that the panels are written in: Grafana 10 and later read it, and migrate it to their own.
 const SCHEMA: u32 = 39;
 /// Grafana's grid is so many columns wide.
@@ -53,7 +54,7 @@ impl Panel {
     }
 
     fn ask(mut self, query: &str, legend: &'static str) -> Panel {
-        self.targets.push((query.replace('%', MATCHERS), legend));
+        self.targets.push((query.to_owned(), legend));
         self
     }
 
@@ -82,7 +83,7 @@ impl Panel {
         self
     }
 
-    fn json(&self, id: u32, (x, y): (u32, u32)) -> Value {
+    fn json(&self, id: u32, (x, y): (u32, u32), matchers: &str) -> Value {
         let source = json!({ "type": "prometheus", "uid": "${datasource}" });
         let heat = matches!(self.look, Look::Heat);
         let number = is_small(self.look);
@@ -90,7 +91,7 @@ impl Panel {
             json!({
                 "datasource": source,
                 "editorMode": "code",
-                "expr": query,
+                "expr": query.replace('%', matchers),
                 "format": if heat { "heatmap" } else { "time_series" },
                 "instant": number,
                 "range": !number,
@@ -157,6 +158,13 @@ fn height(look: Look) -> u32 {
 /// Panels under a heading.
 struct Row(&'static str, Vec<Panel>);
 
+/// A query as Grafana would ask it with every variable at "All", when nodes are scraped once a second.
+#[must_use]
+pub fn asked(query: &str) -> String {
+    let query = query.replace("$__rate_interval", "5s");
+    ["job", "namespace", "cluster", "pod"].iter().fold(query, |q, variable| q.replace(&format!("${variable}"), ".+"))
+}
+
 /// Where the chart has them.
 #[must_use]
 pub fn folder() -> PathBuf {
@@ -166,25 +174,42 @@ pub fn folder() -> PathBuf {
 /// The name of each file, and what is in it.
 #[must_use]
 pub fn all() -> Vec<(&'static str, String)> {
+    let nodes = ("quorate_build_info", &OF_NODES[..]);
     let cluster = dashboard(
         "quorate-cluster",
-        "Quorate / cluster",
-        "Who leads, who is there, how far the others are behind, and which failures are still survived.",
+        [
+            "Quorate / cluster",
+            "Who leads, who is there, how far the others are behind, and which failures are still survived.",
+        ],
+        nodes,
         &cluster(),
     );
     let latency = dashboard(
         "quorate-latency",
-        "Quorate / latency",
-        "How long requests take, and where a write's time goes: queue, disk, network, copies.",
+        ["Quorate / latency", "How long requests take, and where a write's time goes: queue, disk, network, copies."],
+        nodes,
         &latency(),
     );
-    [("cluster.json", cluster), ("latency.json", latency)]
+    let operator = dashboard(
+        "quorate-operator",
+        ["Quorate / operator", "Whether the operator is at work, how long it takes, and what fails."],
+        ("quorate_operator_leading", &OF_OPERATOR),
+        &operator(),
+    );
+    [("cluster.json", cluster), ("latency.json", latency), ("operator.json", operator)]
         .map(|(name, value)| (name, format!("{value:#}\n")))
         .into_iter()
         .collect()
 }
 
-fn dashboard(uid: &str, title: &str, about: &str, rows: &[Row]) -> Value {
+/// Matchers of every one of these variables.
+fn matchers(variables: &[&str]) -> String {
+    variables.iter().map(|name| format!("{name}=~\"${name}\"")).collect::<Vec<_>>().join(",")
+}
+
+/// A dashboard whose variables take their values from this metric.
+fn dashboard(uid: &str, [title, about]: [&str; 2], (metric, names): (&str, &[&str]), rows: &[Row]) -> Value {
+    let all = matchers(names);
     let (mut panels, mut id, mut y) = (Vec::new(), 0, 0);
     for Row(name, content) in rows {
         id += 1;
@@ -199,7 +224,7 @@ fn dashboard(uid: &str, title: &str, about: &str, rows: &[Row]) -> Value {
                 (x, y, tallest) = (0, y + tallest, 0);
             }
             id += 1;
-            panels.push(panel.json(id, (x, y)));
+            panels.push(panel.json(id, (x, y), &all));
             x += panel.width;
             tallest = tallest.max(height(panel.look));
         }
@@ -222,35 +247,31 @@ fn dashboard(uid: &str, title: &str, about: &str, rows: &[Row]) -> Value {
             "type": "dashboards", "tags": ["quorate"], "title": "Quorate", "asDropdown": true,
             "includeVars": true, "keepTime": true, "targetBlank": false,
         }],
-        "templating": { "list": variables() },
+        "templating": { "list": variables(metric, names) },
         "panels": panels,
     })
 }
 
-/// Each narrows the next.
-fn variables() -> Vec<Value> {
+/// The data source, and the labels; each narrows the next.
+fn variables(metric: &str, names: &[&str]) -> Vec<Value> {
     let source = json!({ "type": "prometheus", "uid": "${datasource}" });
-    let label = |name: &str, shown: &str, within: &str| {
-        let query = format!("label_values(quorate_build_info{{{within}}}, {name})");
+    let label = |(n, name): (usize, &&str)| {
+        let query = format!("label_values({metric}{{{}}}, {name})", matchers(&names[..n]));
         // Outside Kubernetes a label may be absent; a job always is there.
-        let all = if name == "job" { ".+" } else { ".*" };
+        let all = if *name == "job" { ".+" } else { ".*" };
         json!({
-            "name": name, "label": shown, "type": "query", "datasource": source,
+            "name": name, "label": format!("{}{}", name[..1].to_uppercase(), &name[1..]), "type": "query",
+            "datasource": source,
             "definition": query, "query": { "query": query, "refId": format!("variable-{name}") },
             "includeAll": true, "multi": true, "allValue": all, "refresh": 2, "sort": 1,
             "current": { "selected": true, "text": ["All"], "value": ["$__all"] },
         })
     };
-    vec![
-        json!({
-            "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
-            "current": {}, "includeAll": false, "multi": false, "refresh": 1,
-        }),
-        label("job", "Job", ""),
-        label("namespace", "Namespace", r#"job=~"$job""#),
-        label("cluster", "Cluster", r#"job=~"$job",namespace=~"$namespace""#),
-        label("pod", "Pod", r#"job=~"$job",namespace=~"$namespace",cluster=~"$cluster""#),
-    ]
+    let source = json!({
+        "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
+        "current": {}, "includeAll": false, "multi": false, "refresh": 1,
+    });
+    std::iter::once(source).chain(names.iter().enumerate().map(label)).collect()
 }
 
 fn cluster() -> Vec<Row> {
@@ -348,7 +369,7 @@ fn latency() -> Vec<Row> {
         Panel::lines("Requests by route", "reqps", "Requests answered a second.")
             .ask("sum by (route) (rate(quorate_request_duration_seconds_count{%}[$__rate_interval])) > 0", "{{route}}"),
         Panel::lines("99th percentile by route and outcome", "s", "The slowest hundredth of each kind of request; outcomes other than ok are error codes.")
-            .percentile_by("0.99", "quorate_request_duration_seconds", "route, outcome", "{{route}} {{outcome}}"),
+            .ask("histogram_quantile(0.99, sum by (route, outcome, le) (rate(quorate_request_duration_seconds_bucket{%}[$__rate_interval]))) > 0", "{{route}} {{outcome}}"),
         Panel::new(Look::Heat, "Writes by duration", "s", "How many successful writes took how long: two bands are two populations, which percentiles hide.")
             .ask(&heat, "{{le}}"),
         Panel::lines("Refused and unknown", "reqps", "Requests refused before any effect, by code, and writes whose outcome could not be told in time. Unknown ones may have happened.")
@@ -390,4 +411,44 @@ fn latency() -> Vec<Row> {
         .percentile_by("0.99", "quorate_peer_round_trip_seconds", "peer", "{{peer}}"),
     ];
     vec![Row("Requests", requests), Row("Stages of a write", stages), Row("Disk and network", below)]
+}
+
+fn operator() -> Vec<Row> {
+    let number = |title, unit, about| Panel::new(Look::Number, title, unit, about);
+    let passes = "quorate_operator_reconcile_duration_seconds";
+    let now = vec![
+        Panel::new(
+            Look::Name,
+            "Leader",
+            "none",
+            "The replica of the operator that holds the lease. The others wait to take over.",
+        )
+        .ask("max by (pod) (quorate_operator_leading{%}) == 1", "{{pod}}")
+        .wide(6),
+        number("Replicas", "none", "Operators that are scraped.").ask("count(quorate_operator_leading{%})", "replicas"),
+        number(
+            "Is led",
+            "none",
+            "1 while somebody holds the lease. At 0 nothing is reconciled; clusters go on by themselves.",
+        )
+        .ask("max(quorate_operator_leading{%})", "leading")
+        .good_from(1.0),
+    ];
+    let work = vec![
+        Panel::lines("Passes", "ops", "Passes over a KVCluster a second. In quiet only the regular ones.")
+            .ask("sum by (pod) (rate(quorate_operator_reconcile_duration_seconds_count{%}[$__rate_interval]))", "{{pod}}"),
+        Panel::lines("Duration of a pass", "s", "From reading what is there until the status is written. Long ones wait for the API server or for nodes.")
+            .percentiles(passes, ""),
+        Panel::lines("Errors", "ops", "Parts of a pass that failed and are tried again, and passes that the API server cut short. Both come and go at upgrades; for longer they name what is stuck.")
+            .ask("sum(rate(quorate_operator_step_errors_total{%}[$__rate_interval]))", "parts of a pass")
+            .ask("sum(rate(quorate_operator_reconcile_errors_total{%}[$__rate_interval]))", "whole passes"),
+        Panel::lines("Statuses written", "ops", "Changes that were worth telling. Without changes there is none.")
+            .ask("sum(rate(quorate_operator_status_writes_total{%}[$__rate_interval]))", "statuses"),
+    ];
+    let resources = vec![
+        Panel::lines("CPU", "percentunit", "Of one core.")
+            .ask("sum by (pod) (rate(process_cpu_seconds_total{%}[$__rate_interval]))", "{{pod}}"),
+        Panel::lines("Memory", "bytes", "Resident.").ask("max by (pod) (process_resident_memory_bytes{%})", "{{pod}}"),
+    ];
+    vec![Row("Now", now), Row("Work", work), Row("Resources", resources)]
 }

@@ -16,6 +16,7 @@ pub mod damage;
 pub mod dashboards;
 pub mod links;
 pub mod load;
+pub mod pictures;
 pub mod ports;
 pub mod process;
 pub mod prometheus;

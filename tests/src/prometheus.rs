@@ -2,6 +2,7 @@
 //!
 //! Needs Debian's `prometheus`, which brings `promtool` too (scripts/setup installs it).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +16,28 @@ use crate::wait::eventually;
 
 /// How often nodes are scraped and rules evaluated: as often as Prometheus does it, so that a test need not wait.
 const EVERY: &str = "1s";
+
+/// A stretch of time, in seconds since 1970, and the distance of points in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The first point.
+    pub from: f64,
+    /// The last one.
+    pub to: f64,
+    /// Between two.
+    pub step: f64,
+}
+
+impl Span {
+    /// Its length.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.to - self.from
+    }
+}
+
+/// The labels of a series, and its points: when, and what.
+pub type Series = (BTreeMap<String, String>, Vec<(f64, f64)>);
 
 /// A running Prometheus; it ends with this.
 #[derive(Debug)]
@@ -84,6 +107,24 @@ impl Prometheus {
     pub async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
         let data = self.get("/api/v1/query", &[("query", query)]).await?;
         data["result"].as_array().cloned().ok_or_else(|| format!("{query} gives no vector: {data}"))
+    }
+
+    /// What a query gave over a stretch of time; points that are no number are left out.
+    ///
+    /// # Errors
+    /// If it is no query, or Prometheus does not answer.
+    pub async fn range(&self, query: &str, span: Span) -> Result<Vec<Series>, String> {
+        let [from, to, step] = [span.from, span.to, span.step].map(|v| v.to_string());
+        let parameters = [("query", query), ("start", &from), ("end", &to), ("step", &step)];
+        let data = self.get("/api/v1/query_range", &parameters).await?;
+        let number = |v: &Value| v.as_str().and_then(|t| t.parse::<f64>().ok()).filter(|v| v.is_finite());
+        let series = |s: &Value| {
+            let labels = s["metric"].as_object()?.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())));
+            let points = s["values"].as_array()?.iter().filter_map(|p| Some((p[0].as_f64()?, number(&p[1])?)));
+            Some((labels.collect(), points.collect()))
+        };
+        let result = data["result"].as_array().ok_or_else(|| format!("{query} gives no series: {data}"))?;
+        Ok(result.iter().filter_map(series).collect())
     }
 
     /// The different values of a label; `__name__` for the names of all metrics.

@@ -19,10 +19,23 @@ fn rules() -> String {
 }
 
 #[test]
+fn every_alert_of_the_operator_has_its_runbook() {
+    let rules = std::fs::read_to_string(at_root("charts/quorate/alerts/operator.yaml")).expect("the rules");
+    let documented = std::fs::read_to_string(at_root("docs/operating.md")).expect("the page");
+    let names: Vec<&str> = rules.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
+    assert!(!names.is_empty());
+    for name in names {
+        assert!(documented.contains(&format!("\n### {name}\n")), "docs/operating.md has no section {name}");
+        assert!(rules.contains(&format!("docs/operating.md#{}", name.to_lowercase())), "{name} names no runbook");
+    }
+}
+
+#[test]
 fn the_alerts_pass_their_unit_tests() {
     let at = |path: &str| at_root(path).to_str().expect("text").to_owned();
     for arguments in [
         ["check", "rules", &at("charts/quorate/alerts/quorate.yaml")],
+        ["check", "rules", &at("charts/quorate/alerts/operator.yaml")],
         ["test", "rules", &at("tests/tests/observe/alerts.yaml")],
     ] {
         let (content, said) = promtool(&arguments, None);

@@ -201,6 +201,7 @@ async fn where_an_admin_token_is_set_changes_need_it_and_reads_do_not() {
         ("POST", "/v1/cluster/transfer"),
         ("POST", "/v1/cluster/members"),
         ("POST", "/v1/cluster/campaign"),
+        ("PUT", "/v1/log"),
     ] {
         for header in [
             "x: y",
@@ -236,6 +237,24 @@ async fn a_managed_cluster_is_changed_by_its_manager_alone_and_says_who_that_is(
     }
     assert_eq!(server.post("/v1/cluster/transfer", "").await.status, 200);
     assert_eq!(server.post("/v1/cluster/campaign", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_process_without_a_log_says_so_and_a_filter_that_is_none_is_refused() {
+    let server = Server::with(Role::Follower, |_| {}).await;
+    assert_eq!(server.get("/v1/log").await.status, 501);
+    let change = async |filter: &[u8]| server.ask("PUT", "/v1/log", &[], filter).await.code();
+    assert_eq!(change(br#"{"filter":"quorate=loud"}"#).await, "bad_request");
+    assert_eq!(change(br#"{"level":"info"}"#).await, "bad_request");
+    assert_eq!(change(br#"{"filter":"info"}"#).await, "not_implemented");
+}
+
+#[tokio::test]
+async fn the_id_of_a_request_comes_back_and_one_too_long_does_not() {
+    let server = Server::with(Role::Leader, |_| {}).await;
+    let ask = async |id: String| server.ask("PUT", "/v1/kv/k", &[&format!("x-request-id: {id}")], b"v").await;
+    assert_eq!(ask("order-17".to_owned()).await.header("x-request-id"), Some("order-17"));
+    assert_eq!(ask("x".repeat(200)).await.header("x-request-id"), None);
 }
 
 #[tokio::test]
