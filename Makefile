@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
+.PHONY: help local test setup fmt format-check lint doc unit model model-large e2e operator faults nightly porcupine check quick basic perf bench bugs fuzz sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,8 +40,10 @@ lint: ## Clippy, without a warning
 doc: ## Rustdoc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
+# The operator by itself: built together with the node it would get features of shared libraries that it cannot bear (operator/tests/objects.rs).
 unit: ## Unit, golden and property tests
-	cargo test --workspace --exclude quorate-tests --exclude quorate-model
+	cargo test --workspace --exclude quorate-tests --exclude quorate-model --exclude quorate-operator
+	cargo test -p quorate-operator --lib --bins --test crd --test objects
 
 model: ## Visit every state of the protocol's rules within small bounds; about a minute
 	cargo test -p quorate-model -- --nocapture --test-threads=1
@@ -52,6 +54,11 @@ model-large: ## The same within larger bounds: many minutes, gigabytes of memory
 e2e: ## Clusters of real processes over real sockets
 	cargo build --bin quorate
 	cargo test -p quorate-tests --lib --bins --test e2e -- --test-threads=4
+
+operator: ## The operator with a real API server and real nodes, the kubelet alone being played
+	cargo build --bin quorate
+	run=$$(mktemp -d); trap "scripts/kubernetes/apiserver-down $$run; rm -rf $$run" EXIT; \
+	  KUBECONFIG=$$(scripts/kubernetes/apiserver-up --controllers $$run) cargo test -p quorate-operator --test live -- --test-threads=3
 
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged
