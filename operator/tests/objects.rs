@@ -38,7 +38,7 @@ fn yaml(objects: &Objects) -> String {
 
 mod erased {
     /// Something that can be written as YAML.
-    pub trait Yaml {
+    pub(super) trait Yaml {
         fn yaml(&self) -> String;
     }
 

@@ -28,13 +28,13 @@ const EVERY: Duration = Duration::from_millis(200);
 /// The name of the one machine.
 const NAME: &str = "machine";
 /// An image that cannot be pulled.
-pub const MISSING_IMAGE: &str = "missing:1";
+pub(crate) const MISSING_IMAGE: &str = "missing:1";
 
 /// A storage class whose volumes can grow, so far as the API server is concerned.
-pub const STORAGE_CLASS: &str = "growing";
+pub(crate) const STORAGE_CLASS: &str = "growing";
 
 /// The machine. Its processes end with it.
-pub struct Machine {
+pub(crate) struct Machine {
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
     network: u32,
@@ -69,7 +69,7 @@ fn address(network: u32, pod: &str) -> String {
 }
 
 impl Machine {
-    pub async fn start(client: Client, namespace: &str) -> Machine {
+    pub(crate) async fn start(client: Client, namespace: &str) -> Machine {
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
         // Several test programs may run at once.
         let network = (std::process::id() * 31 + NETWORKS.fetch_add(1, Ordering::Relaxed)) % 40_000;
@@ -100,27 +100,27 @@ impl Machine {
         Machine { shared, task, network, _folder: folder }
     }
 
-    pub fn url(&self, pod: &str) -> String {
+    pub(crate) fn url(&self, pod: &str) -> String {
         format!("http://{}:8000", address(self.network, pod))
     }
 
     /// How many containers were started so far.
-    pub fn starts(&self) -> u32 {
+    pub(crate) fn starts(&self) -> u32 {
         self.shared.starts.load(Ordering::Relaxed)
     }
 
     /// Kills a pod's process, and does not start it until [`Machine::release`].
-    pub fn hold(&self, pod: &str) {
+    pub(crate) fn hold(&self, pod: &str) {
         self.shared.held.lock().unwrap().insert(pod.to_owned());
         self.shared.running.lock().unwrap().remove(pod);
     }
 
-    pub fn release(&self, pod: &str) {
+    pub(crate) fn release(&self, pod: &str) {
         self.shared.held.lock().unwrap().remove(pod);
     }
 
     /// Empties a pod's volume, the process being killed first.
-    pub fn wipe(&self, pod: &str) {
+    pub(crate) fn wipe(&self, pod: &str) {
         self.shared.running.lock().unwrap().remove(pod);
         let _ = std::fs::remove_dir_all(self.shared.folder.join(format!("data-{pod}")));
     }

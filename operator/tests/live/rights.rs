@@ -44,7 +44,7 @@ fn the_page_lists_rights() {
 }
 
 /// A kubeconfig of a service account in this namespace.
-pub async fn kubeconfig(client: &Client, namespace: &str, folder: &Path) -> PathBuf {
+pub(crate) async fn kubeconfig(client: &Client, namespace: &str, folder: &Path) -> PathBuf {
     make::<ServiceAccount>(client, namespace, json!({"metadata": {"name": NAME}})).await;
     make::<Role>(client, namespace, json!({"metadata": {"name": NAME}, "rules": rules()})).await;
     let binding = json!({

@@ -17,12 +17,12 @@ use crate::machine::Machine;
 use crate::rights;
 
 /// Longest wait for anything. A busy machine of two cores forms a cluster in a few seconds.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A client of the API server that `KUBECONFIG` names, with the definition installed.
-pub async fn client() -> Client {
+pub(crate) async fn client() -> Client {
     static DEFINED: OnceCell<()> = OnceCell::const_new();
     assert!(
         std::env::var_os("KUBECONFIG").is_some(),
@@ -47,7 +47,7 @@ async fn define(client: Client) {
 }
 
 /// Waits for a condition, and for what it yields.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -59,7 +59,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 }
 
 /// A program of this workspace beside the tests.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let operator = PathBuf::from(env!("CARGO_BIN_EXE_quorate-operator"));
     let program = operator.with_file_name(name);
     assert!(program.exists(), "{} is not built: cargo build --bin {name}", program.display());
@@ -67,11 +67,11 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A process that ends with its owner.
-pub struct Process(pub Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     /// Asks it to stop, and waits until it has.
-    pub fn stop(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
         let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
         self.0.wait().expect("the process can be waited for")
     }
@@ -85,16 +85,16 @@ impl Drop for Process {
 }
 
 /// A namespace with an operator that serves it and a machine that runs its pods.
-pub struct World {
-    pub client: Client,
-    pub namespace: String,
-    pub machine: Machine,
-    pub rights: Rights,
-    pub operator: Option<Process>,
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) machine: Machine,
+    pub(crate) rights: Rights,
+    pub(crate) operator: Option<Process>,
 }
 
 impl World {
-    pub async fn new(test: &str) -> World {
+    pub(crate) async fn new(test: &str) -> World {
         let client = client().await;
         let namespace = namespace(&client, test).await;
         let machine = Machine::start(client.clone(), &namespace).await;
@@ -104,12 +104,12 @@ impl World {
     }
 
     /// Starts the operator for this namespace, with a lease of its own in it.
-    pub fn start_operator(&mut self) {
+    pub(crate) fn start_operator(&mut self) {
         self.operator = Some(self.rights.operator(&[]));
     }
 
     /// The KVCluster of this name, made from a spec.
-    pub async fn create(&self, name: &str, spec: Value) {
+    pub(crate) async fn create(&self, name: &str, spec: Value) {
         let api = self.clusters();
         let cluster = json!({"apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": name}, "spec": spec});
         api.create(&PostParams::default(), &serde_json::from_value(cluster).expect("a KVCluster"))
@@ -117,27 +117,27 @@ impl World {
             .expect("it is accepted");
     }
 
-    pub async fn patch(&self, name: &str, patch: Value) {
+    pub(crate) async fn patch(&self, name: &str, patch: Value) {
         self.clusters().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is accepted");
     }
 
-    pub fn clusters(&self) -> Api<KVCluster> {
+    pub(crate) fn clusters(&self) -> Api<KVCluster> {
         self.api()
     }
 
-    pub fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    pub async fn status(&self, name: &str) -> KVClusterStatus {
+    pub(crate) async fn status(&self, name: &str) -> KVClusterStatus {
         self.clusters().get(name).await.expect("it is there").status.unwrap_or_default()
     }
 
     /// Waits until the status of the present generation is as wanted, and says what it was if it never is.
-    pub async fn until(&self, name: &str, what: &str, is: impl Fn(&KVClusterStatus) -> bool) -> KVClusterStatus {
+    pub(crate) async fn until(&self, name: &str, what: &str, is: impl Fn(&KVClusterStatus) -> bool) -> KVClusterStatus {
         let begun = Instant::now();
         loop {
             let cluster = self.clusters().get(name).await.expect("it is there");
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// Waits until all is as wanted and nothing is degraded.
-    pub async fn settled(&self, name: &str) -> KVClusterStatus {
+    pub(crate) async fn settled(&self, name: &str) -> KVClusterStatus {
         self.until(name, "all is as wanted", |s| {
             is(s, "Available", "True") && is(s, "Degraded", "False") && reason(s, "Progressing") == "Settled"
         })
@@ -163,7 +163,7 @@ impl World {
     }
 
     /// The reasons of the Events about a KVCluster.
-    pub async fn events(&self, name: &str) -> Vec<String> {
+    pub(crate) async fn events(&self, name: &str) -> Vec<String> {
         let api: Api<k8s_openapi::api::events::v1::Event> = self.api();
         let events = api.list(&Default::default()).await.expect("events can be listed");
         let about = |e: &k8s_openapi::api::events::v1::Event| {
@@ -175,7 +175,7 @@ impl World {
     }
 
     /// Writes through a pod's node, and asserts that it was acknowledged.
-    pub async fn write(&self, pod: &str, key: &str, value: &str) {
+    pub(crate) async fn write(&self, pod: &str, key: &str, value: &str) {
         let url = format!("{}/v1/kv/{key}", self.machine.url(pod));
         until("a write is acknowledged", || async {
             let answer = reqwest::Client::new().put(&url).body(value.to_owned()).send().await.ok()?;
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// What a linearizable read through a pod's node yields.
-    pub async fn read(&self, pod: &str, key: &str) -> String {
+    pub(crate) async fn read(&self, pod: &str, key: &str) -> String {
         let url = format!("{}/v1/kv/{key}", self.machine.url(pod));
         until("a read is answered", || async {
             let answer = reqwest::get(&url).await.ok()?;
@@ -208,7 +208,7 @@ impl Drop for World {
 }
 
 /// A new namespace that enforces the strictest level of pod security.
-pub async fn namespace(client: &Client, test: &str) -> String {
+pub(crate) async fn namespace(client: &Client, test: &str) -> String {
     let api: Api<Namespace> = Api::all(client.clone());
     let name = format!("{test}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
     let labels = [("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())].into();
@@ -220,27 +220,27 @@ pub async fn namespace(client: &Client, test: &str) -> String {
 }
 
 /// Deletes a namespace, without waiting for it.
-pub async fn drop_namespace(client: &Client, name: &str) {
+pub(crate) async fn drop_namespace(client: &Client, name: &str) {
     let api: Api<Namespace> = Api::all(client.clone());
     let _ = api.delete(name, &DeleteParams::default()).await;
 }
 
 /// The operator's identity in a namespace.
-pub struct Rights {
+pub(crate) struct Rights {
     namespace: String,
     folder: tempfile::TempDir,
     kubeconfig: PathBuf,
 }
 
 impl Rights {
-    pub async fn new(client: &Client, namespace: &str) -> Rights {
+    pub(crate) async fn new(client: &Client, namespace: &str) -> Rights {
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = rights::kubeconfig(client, namespace, folder.path()).await;
         Rights { namespace: namespace.to_owned(), folder, kubeconfig }
     }
 
     /// An operator for the namespace.
-    pub fn operator(&self, more: &[&str]) -> Process {
+    pub(crate) fn operator(&self, more: &[&str]) -> Process {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("operator.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_quorate-operator"))
             .args(["--namespace", &self.namespace, "--lease-namespace", &self.namespace, "--listen", "127.0.0.1:0"])
@@ -253,24 +253,24 @@ impl Rights {
     }
 
     /// What the operators logged of refusals: the API server's for lack of a right.
-    pub fn forbidden(&self) -> Vec<String> {
+    pub(crate) fn forbidden(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.folder.path().join("operator.log")).unwrap_or_default();
         log.lines().filter(|l| l.contains("forbidden") || l.contains("Forbidden")).map(str::to_owned).collect()
     }
 }
 
 /// Whether a condition has a value.
-pub fn is(status: &KVClusterStatus, kind: &str, value: &str) -> bool {
+pub(crate) fn is(status: &KVClusterStatus, kind: &str, value: &str) -> bool {
     status.conditions.iter().any(|c| c.type_ == kind && c.status == value)
 }
 
 /// The reason of a condition.
-pub fn reason<'a>(status: &'a KVClusterStatus, kind: &str) -> &'a str {
+pub(crate) fn reason<'a>(status: &'a KVClusterStatus, kind: &str) -> &'a str {
     status.conditions.iter().find(|c| c.type_ == kind).map_or("", |c| &c.reason)
 }
 
 /// Sorted, for comparison.
-pub fn sorted<T: Ord + Debug>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+pub(crate) fn sorted<T: Ord + Debug>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.into_iter().collect();
     items.sort();
     items
