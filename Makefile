@@ -44,8 +44,10 @@ lint: ## Clippy, without a warning
 doc: ## Rustdoc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
+# The operator by itself: built together with the node it would get features of shared libraries that it cannot bear (operator/tests/objects.rs).
 unit: ## Unit, golden and property tests
-	cargo test --workspace --exclude quorate-tests --exclude quorate-model --exclude quorate-kubernetes
+	cargo test --workspace --exclude quorate-tests --exclude quorate-model --exclude quorate-operator --exclude quorate-kubernetes
+	cargo test -p quorate-operator --lib --bins --test crd --test objects
 
 model: ## Visit every state of the protocol's rules within small bounds; about a minute
 	cargo test -p quorate-model -- --nocapture --test-threads=1
@@ -61,19 +63,21 @@ web: ## The page in a real Chromium: every control, failovers, keyboard, accessi
 	cargo build --bin quorate
 	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && npm test
 
-pictures: ## The README's picture, of a cluster that was busy for a minute
-	cargo build --release --bin quorate
-	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && QUORATE_BIN=../../target/release/quorate node picture.js
-	mkdir -p docs/images
-	cp target/screenshots/readme.png docs/images/page.png
-
 observe: ## Metrics, dashboards and alerts through a real Prometheus
 	cargo build --bin quorate
 	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
 
-pictures: ## Draw the dashboards for docs/images from a cluster that loses its leader; a minute
+pictures: ## The pictures of the page and of the dashboards in docs/images, of clusters under load; two minutes
 	cargo build --release --bin quorate
+	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && QUORATE_BIN=../../target/release/quorate node picture.js
+	mkdir -p docs/images
+	cp target/screenshots/readme.png docs/images/page.png
 	cargo run --quiet --release -p quorate-tests --bin dashboards -- pictures
+
+operator: ## The operator with a real API server and real nodes, the kubelet alone being played
+	cargo build --bin quorate
+	run=$$(mktemp -d); trap "scripts/kubernetes/apiserver-down $$run; rm -rf $$run" EXIT; \
+	  KUBECONFIG=$$(scripts/kubernetes/apiserver-up --controllers $$run) cargo test -p quorate-operator --test live -- --test-threads=3
 
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged

@@ -20,6 +20,7 @@ use kube::Resource;
 
 use crate::crd::{Formation, KVCluster, KVClusterStatus};
 use crate::names::{self, Set};
+use crate::observe::Observed;
 use crate::plan::{Pods, must_stay};
 use crate::validate::Wanted;
 
@@ -38,12 +39,17 @@ pub struct Objects {
     pub sets: Vec<StatefulSet>,
 }
 
-/// Makes all objects.
+/// Makes all objects. A StatefulSet that exists keeps the size of its claims, which cannot be changed: it is made anew for that, by a step of the plan. One that is
+/// being deleted is left out.
 #[must_use]
-pub fn objects(wanted: &Wanted, pods: Pods, recorded: &KVClusterStatus) -> Objects {
+pub fn objects(wanted: &Wanted, pods: Pods, recorded: &KVClusterStatus, seen: &Observed) -> Objects {
     let formation =
         recorded.formation.unwrap_or(Formation { replicas: wanted.replicas(), write_quorum: wanted.write_quorum() });
     let settings = settings::settings(wanted, recorded.cluster_id.as_deref());
+    let set_of = |set: Set| {
+        let size = seen.set(set).map(|s| s.claim_size.as_str()).filter(|size| !size.is_empty());
+        pods::stateful_set(wanted, set, pods.of(set), formation, &settings, size.unwrap_or(&wanted.spec.storage.size))
+    };
     Objects {
         service_account: ServiceAccount {
             metadata: meta(wanted, &wanted.name),
@@ -52,13 +58,10 @@ pub fn objects(wanted: &Wanted, pods: Pods, recorded: &KVClusterStatus) -> Objec
         },
         services: services::services(wanted),
         disruption_budget: disruption_budget(wanted),
-        sets: Set::ALL
-            .into_iter()
-            .map(|set| pods::stateful_set(wanted, set, pods.of(set), formation, &settings))
-            .collect(),
+        sets: Set::ALL.into_iter().filter(|set| !seen.leaving.contains(set)).map(set_of).collect(),
         config_map: ConfigMap {
             metadata: meta(wanted, &names::config_map(&wanted.name)),
-            data: Some(settings.data),
+            data: Some(settings.data.clone()),
             ..ConfigMap::default()
         },
     }

@@ -411,3 +411,7 @@ pub struct Tolerates {
     /// Until no leader can be elected.
     pub failover: i32,
 }
+
+#[cfg(test)]
+#[path = "crd_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use quorate_api::{ConfigChange, ErrorBody, Status, TransferRequest};
+use quorate_api::{ConfigChange, ErrorBody, MANAGER_HEADER, Status, TransferRequest};
 use reqwest::header::IF_MATCH;
 use serde::Serialize;
 
@@ -12,8 +12,6 @@ use serde::Serialize;
 const STATUS_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a change may take: the node gives up on it after its own request timeout, 5 s.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(8);
-/// Names the manager to a node that takes changes only from it.
-pub const MANAGER_HEADER: &str = "x-quorate-manager";
 
 /// Why a node did not do as it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,8 @@ pub struct Observed {
     pub pods: Vec<PodSeen>,
     /// The StatefulSets there are.
     pub sets: Vec<SetSeen>,
+    /// StatefulSets that are being deleted, to be made anew with larger volumes: nothing can be applied to them any more.
+    pub leaving: Vec<Set>,
     /// The volume claims, by name; those of pods that are gone, too.
     pub claims: Vec<ClaimSeen>,
 }
@@ -156,8 +158,11 @@ pub async fn observe(client: &Client, nodes: &Nodes, namespace: &str, name: &str
     let pods = asked.buffered(ASKED_AT_ONCE).collect().await;
     let mut claims: Vec<ClaimSeen> = claims.items.iter().map(claim_seen).collect();
     claims.sort_by(|a, b| a.name.cmp(&b.name));
-    let sets = sets.items.iter().filter_map(|set| set_seen(set, name)).collect();
-    Ok(Observed { pods, sets, claims })
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        sets.items.iter().partition(|set| set.metadata.deletion_timestamp.is_some());
+    let leaving = leaving.into_iter().filter_map(|set| kind_of(set, name)).collect();
+    let sets = staying.into_iter().filter_map(|set| set_seen(set, name)).collect();
+    Ok(Observed { pods, sets, leaving, claims })
 }
 
 fn pod_seen(pod: &Pod) -> PodSeen {
@@ -196,12 +201,12 @@ fn sentence(reason: Option<&str>, message: Option<&str>) -> String {
     [reason, message].into_iter().flatten().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ")
 }
 
+fn kind_of(set: &StatefulSet, cluster: &str) -> Option<Set> {
+    Set::ALL.into_iter().find(|kind| kind.name(cluster) == set.name_any())
+}
+
 fn set_seen(set: &StatefulSet, cluster: &str) -> Option<SetSeen> {
-    let kind = Set::ALL.into_iter().find(|kind| kind.name(cluster) == set.name_any())?;
-    // One that is being deleted (to be made anew with larger volumes) is as good as gone.
-    if set.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
+    let kind = kind_of(set, cluster)?;
     let spec = set.spec.as_ref()?;
     let status = set.status.as_ref().filter(|s| s.observed_generation == set.metadata.generation);
     let claim = spec.volume_claim_templates.as_ref().and_then(|claims| claims.first());

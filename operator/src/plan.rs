@@ -17,7 +17,7 @@ use quorate_api::{ConfigChange, Membership};
 
 use crate::crd::KVClusterStatus;
 use crate::names::{self, Set};
-use crate::observe::{Observed, is_member};
+use crate::observe::{Observed, in_sync, is_member};
 use crate::validate::Wanted;
 
 /// The decision.
@@ -135,8 +135,14 @@ pub enum Phase {
     RollingOut,
     /// Volumes grow.
     GrowingVolumes,
-    /// Leadership is being moved.
+    /// Leadership is being moved, as a person wished.
     MovingLeadership,
+    /// Leadership goes back to where it prefers to live, after a rollout took it away from there.
+    ReturningLeadership,
+    /// Pods are there again after hibernation, and find each other.
+    Waking,
+    /// A pod is on its way, though nothing is being changed: it was deleted or ended.
+    Starting,
     /// There is no leader to ask: nothing can be changed.
     WaitingForLeader,
     /// A pod is missing or not ready though nothing is being changed.
@@ -163,6 +169,9 @@ impl Phase {
             Phase::RollingOut => "RollingOut",
             Phase::GrowingVolumes => "GrowingVolumes",
             Phase::MovingLeadership => "MovingLeadership",
+            Phase::ReturningLeadership => "ReturningLeadership",
+            Phase::Waking => "Waking",
+            Phase::Starting => "Starting",
             Phase::WaitingForLeader => "WaitingForLeader",
             Phase::WaitingForPods => "WaitingForPods",
             Phase::DataLost => "DataLost",
@@ -173,20 +182,8 @@ impl Phase {
     /// Whether a change that was asked for is under way, which the condition Progressing says. Waiting for what broke is no progress.
     #[must_use]
     pub fn is_progressing(self) -> bool {
-        use Phase::{
-            Forming, GrowingVolumes, Hibernating, MovingLeadership, Reconfiguring, RollingOut, ScalingDown, ScalingUp,
-        };
-        matches!(
-            self,
-            Forming
-                | Hibernating
-                | ScalingUp
-                | ScalingDown
-                | Reconfiguring
-                | RollingOut
-                | GrowingVolumes
-                | MovingLeadership
-        )
+        use Phase::{DataLost, ForeignData, WaitingForLeader, WaitingForPods};
+        !self.rests() && !matches!(self, WaitingForLeader | WaitingForPods | DataLost | ForeignData)
     }
 
     /// Whether nothing has to be looked at again soon.
@@ -215,14 +212,21 @@ pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pla
         .or_else(|| wrong_data(wanted, seen, recorded))
         .or_else(|| volumes::part(wanted, seen))
         .or_else(|| forming(wanted, seen, recorded))
-        .or_else(|| without_leader(wanted, seen))
+        .or_else(|| without_leader(wanted, seen, recorded))
         .or_else(|| members::part(wanted, seen))
         .or_else(|| moving_leadership(wanted, seen))
         .or_else(|| rollout::part(wanted, seen))
-        .or_else(|| missing_pods(wanted, seen));
+        .or_else(|| missing_pods(wanted, seen, recorded))
+        .or_else(|| leadership_home(wanted, seen, recorded));
     let settled = || (None, Progress { phase: Phase::Settled, message: "all is as wanted".to_owned() });
     let (step, progress) = part.unwrap_or_else(settled);
     Plan { pods, step, progress }
+}
+
+/// What was under way at the last pass.
+fn was(recorded: &KVClusterStatus, phases: &[Phase]) -> bool {
+    let reason = recorded.conditions.iter().find(|c| c.type_ == "Progressing").map(|c| c.reason.as_str());
+    phases.iter().any(|phase| reason == Some(phase.as_str()))
 }
 
 /// How many pods there are to be. Fewer than now only once the cluster's final configuration, as its leader has it, does without them.
@@ -318,7 +322,7 @@ fn forming(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part
 }
 
 /// A formed cluster without a leader: dead pods may be repaired, a person may name a leader, and nothing else can be done.
-fn without_leader(wanted: &Wanted, seen: &Observed) -> Part {
+fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
     if seen.led().is_some() {
         return None;
     }
@@ -331,20 +335,19 @@ fn without_leader(wanted: &Wanted, seen: &Observed) -> Part {
     if let Some(part) = rollout::repair(wanted, seen) {
         return Some(part);
     }
-    let answering = seen.answering().count();
-    let manual = wanted.failover() == "manual";
-    let hint = if manual {
+    let (answering, all) = (seen.answering().count(), wanted.replicas());
+    if was(recorded, &[Phase::Hibernated, Phase::Waking]) {
+        return waiting(Phase::Waking, format!("{answering} of {all} nodes answer, and no leader is elected yet"));
+    }
+    let hint = if wanted.failover() == "manual" {
         format!(": failover is manual: name the next leader with the annotation {}", names::TRANSFER_ANNOTATION)
     } else {
         String::new()
     };
+    let needed = wanted.quorum.election();
     waiting(
         Phase::WaitingForLeader,
-        format!(
-            "no leader; {answering} of {} nodes answer, and {} are needed to elect one{hint}",
-            wanted.replicas(),
-            wanted.quorum.election()
-        ),
+        format!("no leader; {answering} of {all} nodes answer, and {needed} are needed to elect one{hint}"),
     )
 }
 
@@ -367,9 +370,32 @@ fn moving_leadership(wanted: &Wanted, seen: &Observed) -> Part {
     doing(Phase::MovingLeadership, Step::Transfer { to: to.clone(), why }, format!("leadership moves to {to}"))
 }
 
-/// Nothing is to be changed, and something is not there.
-fn missing_pods(wanted: &Wanted, seen: &Observed) -> Part {
+/// Nothing is left to be changed, and something is not there.
+fn missing_pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
     let absent = wanted.pods().into_iter().find(|name| seen.pod(name).is_none_or(|p| !p.ready || p.terminating))?;
-    let stuck = seen.pod(&absent).and_then(|p| p.stuck.as_deref()).map(|s| format!(": {s}")).unwrap_or_default();
-    waiting(Phase::WaitingForPods, format!("{absent} is not ready{stuck}"))
+    let pod = seen.pod(&absent);
+    if let Some(stuck) = pod.and_then(|p| p.stuck.as_deref()) {
+        return waiting(Phase::WaitingForPods, format!("{absent} is not ready: {stuck}"));
+    }
+    if was(recorded, &[Phase::RollingOut]) {
+        return waiting(Phase::RollingOut, format!("the last pod, {absent}, is starting"));
+    }
+    // A node that answers is nearly there; one that does not may be on its way or on a machine that is gone.
+    let answers = pod.is_some_and(|p| p.status.is_some());
+    waiting(if answers { Phase::Starting } else { Phase::WaitingForPods }, format!("{absent} is not ready"))
+}
+
+/// A rollout took leadership away from where it prefers to live, and is over. Elsewhere the nodes see to it themselves, and what a person chose stays.
+fn leadership_home(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
+    if !was(recorded, &[Phase::RollingOut, Phase::ReturningLeadership]) {
+        return None;
+    }
+    let home = wanted.preferred()?;
+    let leader = seen.led()?;
+    let able = leader.members.iter().any(|m| m.name == home && m.role == "follower" && in_sync(m));
+    if !able {
+        return None;
+    }
+    let step = Step::Transfer { to: home.clone(), why: "the rollout is over".to_owned() };
+    doing(Phase::ReturningLeadership, step, format!("leadership goes back to {home}"))
 }

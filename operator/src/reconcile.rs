@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use crate::apply::{self, ApplyError};
 use crate::build;
 use crate::crd::{KVCluster, KVClusterStatus};
 use crate::metrics::Metrics;
+use crate::names;
 use crate::node::Nodes;
 use crate::observe::{self, Observed};
 use crate::plan::{Phase, Plan, Step, plan};
@@ -38,8 +39,8 @@ pub struct Context {
     pub client: Client,
     /// The nodes.
     pub nodes: Nodes,
-    /// Events.
-    pub recorder: Recorder,
+    /// Who this operator is, for Events.
+    pub identity: String,
     /// The image of clusters that name none.
     pub default_image: String,
     /// Counts.
@@ -184,7 +185,7 @@ async fn act(
         return Ok(());
     }
     let who = apply::credentials(&context.client, wanted).await?;
-    apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded)).await?;
+    apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded, seen)).await?;
     let Some(step) = &plan.step else { return Ok(()) };
     tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?step, "taking a step");
     apply::step(&context.client, &context.nodes, &who, wanted, seen, step).await?;
@@ -247,16 +248,28 @@ async fn tell(
     Ok(())
 }
 
-/// Events are for people: one that cannot be written is no reason to stop.
+/// Events are for people: one that cannot be written is no reason to stop. Each is an object of its own: kube's recorder would count a second change of leader as
+/// the first one again, and show the first one's text.
 async fn publish(cluster: &KVCluster, context: &Context, happened: &Happened) {
+    let namespace = cluster.namespace().unwrap_or_default();
     let event = Event {
-        type_: if happened.warning { EventType::Warning } else { EventType::Normal },
-        reason: happened.reason.clone(),
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", cluster.name_any())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        type_: Some(if happened.warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(happened.reason.clone()),
         note: Some(happened.note.clone()),
-        action: "Reconcile".to_owned(),
-        secondary: None,
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        regarding: Some(cluster.object_ref(&())),
+        reporting_controller: Some(names::MANAGER.to_owned()),
+        reporting_instance: Some(context.identity.clone()),
+        ..Event::default()
     };
-    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+    let api: Api<Event> = Api::namespaced(context.client.clone(), &namespace);
+    if let Err(error) = api.create(&PostParams::default(), &event).await {
         tracing::warn!(cluster = %cluster.name_any(), %error, "an event could not be written");
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::future::{FutureExt, join_all};
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -18,7 +17,6 @@ use crate::cli::ServeArgs;
 use crate::controller;
 use crate::lease::Candidate;
 use crate::metrics::Metrics;
-use crate::names;
 use crate::node::Nodes;
 use crate::probes::{self, Health};
 use crate::reconcile::Context;
@@ -123,10 +121,6 @@ async fn lead(
     stopped: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let nodes = Nodes::new().map_err(|e| RunError::Start(e.to_string()))?;
-    let recorder = Recorder::new(
-        client.clone(),
-        Reporter { controller: names::MANAGER.to_owned(), instance: Some(identity.to_owned()) },
-    );
     let (stop, stopping) = watch::channel(false);
     let namespaces: Vec<Option<String>> =
         match args.namespace.iter().filter(|n| !n.is_empty()).cloned().map(Some).collect::<Vec<_>>() {
@@ -138,7 +132,7 @@ async fn lead(
         let context = Context {
             client: client.clone(),
             nodes: nodes.clone(),
-            recorder: recorder.clone(),
+            identity: identity.to_owned(),
             default_image: args.default_image.clone(),
             metrics: metrics.clone(),
             watched: Arc::new(Watched::default()),

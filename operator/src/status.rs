@@ -17,8 +17,8 @@ use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync};
 use crate::plan::{Phase, Progress};
 use crate::validate::Wanted;
 
-/// Longest message of a condition: enough for two sentences, and far below what the API server takes.
-const MESSAGE_MAX: usize = 1_000;
+/// Longest message of a condition: an Event repeats it, and may have 1 kB.
+const MESSAGE_MAX: usize = 900;
 
 /// A condition's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,6 +257,9 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     if phase == Phase::Forming {
         return (Value::False, "AsWanted", String::new());
     }
+    if phase == Phase::Waking {
+        return (Value::False, "Changing", String::new());
+    }
     let Some(leader) = led else {
         return match is_deaf(pass.seen) {
             true => (Value::Unknown, "NotReachable", "the operator cannot reach the pods".to_owned()),
@@ -266,7 +269,7 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     if leader.disk_full {
         return (Value::True, "DiskFull", format!("the volume of {} is nearly full", leader.node.name));
     }
-    if phase.is_progressing() {
+    if phase.is_progressing() && phase != Phase::Starting {
         return (Value::False, "Changing", String::new());
     }
     let away: Vec<&str> = leader.members.iter().filter(|m| !in_sync(m)).map(|m| m.name.as_str()).collect();

@@ -39,6 +39,7 @@ pub(super) fn stateful_set(
     replicas: i32,
     formation: Formation,
     settings: &Settings,
+    size: &str,
 ) -> StatefulSet {
     let retention = wanted.spec.persistent_volume_claim_retention;
     let mut labels = names::selector(&wanted.name);
@@ -55,7 +56,7 @@ pub(super) fn stateful_set(
             }),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
             template: template(wanted, set, formation, settings),
-            volume_claim_templates: Some(vec![claim(wanted)]),
+            volume_claim_templates: Some(vec![claim(wanted, size)]),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 when_deleted: Some(retention.when_deleted.as_str().to_owned()),
                 when_scaled: Some(retention.when_scaled.as_str().to_owned()),
@@ -67,7 +68,7 @@ pub(super) fn stateful_set(
     }
 }
 
-fn claim(wanted: &Wanted) -> PersistentVolumeClaim {
+fn claim(wanted: &Wanted, size: &str) -> PersistentVolumeClaim {
     let storage = &wanted.spec.storage;
     PersistentVolumeClaim {
         metadata: ObjectMeta {
@@ -79,7 +80,7 @@ fn claim(wanted: &Wanted) -> PersistentVolumeClaim {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), Quantity(storage.size.clone()))].into()),
+                requests: Some([("storage".to_owned(), Quantity(size.to_owned()))].into()),
                 ..VolumeResourceRequirements::default()
             }),
             ..PersistentVolumeClaimSpec::default()

@@ -91,8 +91,8 @@ fn change(
     if !removed.is_empty() || !added.is_empty() {
         change.voters = Some(next.to_vec());
         phase = if added.is_empty() { Phase::ScalingDown } else { Phase::ScalingUp };
-        said.extend((!added.is_empty()).then(|| format!("{} votes from now on", added.join(", "))));
-        said.extend((!removed.is_empty()).then(|| format!("{} leaves the cluster", removed.join(", "))));
+        said.extend((!added.is_empty()).then(|| format!("voting from now on: {}", added.join(", "))));
+        said.extend((!removed.is_empty()).then(|| format!("leaving the cluster: {}", removed.join(", "))));
     }
 
     let complete = next.len() == wanted.quorum.voters();
@@ -108,7 +108,7 @@ fn change(
         |m: &&MemberStatus| m.role == "learner" && !wanted.pods().contains(&m.name) && seen.pod(&m.name).is_none();
     let gone: Vec<String> = leader.members.iter().filter(gone).map(|m| m.name.clone()).collect();
     if !gone.is_empty() {
-        said.push(format!("{} is forgotten", gone.join(", ")));
+        said.push(format!("forgotten: {}", gone.join(", ")));
         change.remove_learners = Some(gone);
     }
 

@@ -51,7 +51,7 @@ pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
     let next = outdated.first()?;
     let left = outdated.len();
     if let Some(obstacle) = obstacle(wanted, seen, leader, &next.name) {
-        return waiting(Phase::RollingOut, format!("{left} pods left; {obstacle}"));
+        return waiting(Phase::RollingOut, format!("pods left: {left}; {obstacle}"));
     }
     if next.name == leader.node.name
         && let Some(to) = successor(wanted, leader)
@@ -60,14 +60,14 @@ pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
         return doing(
             Phase::RollingOut,
             Step::Transfer { to: to.clone(), why },
-            format!("1 pod left; leadership moves to {to} first"),
+            format!("pods left: 1; leadership moves to {to} first"),
         );
     }
-    let why = format!("it was made from an earlier template; {left} pods left");
+    let why = format!("it was made from an earlier template; pods left: {left}");
     doing(
         Phase::RollingOut,
         Step::DeletePod { pod: next.name.clone(), uid: next.uid.clone(), why },
-        format!("{left} pods left; {} is made anew", next.name),
+        format!("pods left: {left}; {} is made anew", next.name),
     )
 }
 

@@ -1,1 +1,447 @@
+//! Decisions, one table a kind of change.
 
+use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, Status, Tolerates};
+use serde_json::json;
+
+use super::{Phase, Plan, Step, plan};
+use crate::crd::{KVCluster, KVClusterStatus};
+use crate::names::{self, Set};
+use crate::observe::{ClaimSeen, Observed, PodSeen, SetSeen};
+use crate::validate::{Wanted, validate};
+
+const ID: &str = "11111111-1111-4111-8111-111111111111";
+
+fn wanted(spec: serde_json::Value) -> Wanted {
+    let cluster: KVCluster = serde_json::from_value(json!({
+        "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster",
+        "metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec,
+    }))
+    .expect("a KVCluster");
+    validate(&cluster, "quorate:1").expect("valid")
+}
+
+fn recorded() -> KVClusterStatus {
+    KVClusterStatus { cluster_id: Some(ID.into()), ..KVClusterStatus::default() }
+}
+
+fn member(name: &str, role: &str) -> MemberStatus {
+    MemberStatus {
+        id: format!("id of {name}"),
+        name: name.into(),
+        role: role.into(),
+        http: String::new(),
+        tcp: String::new(),
+        peer: String::new(),
+        healthy: Some(true),
+        last_heard_ms: Some(1),
+        lag: Some(0),
+    }
+}
+
+fn says(name: &str, role: &str, write_quorum: usize, members: &[MemberStatus]) -> Status {
+    let voters = members.iter().filter(|m| m.role != "learner").count();
+    Status {
+        version: "0".into(),
+        node: NodeStatus {
+            id: format!("id of {name}"),
+            name: name.into(),
+            role: role.into(),
+            membership: Membership::Voter,
+            incarnation: 1,
+            ready: true,
+            http: String::new(),
+            tcp: String::new(),
+            peer: String::new(),
+        },
+        cluster_id: Some(ID.into()),
+        formed: true,
+        term: 1,
+        leader: None,
+        leader_url: None,
+        commit: 1,
+        applied: 1,
+        config: ConfigStatus {
+            version: 7,
+            replicas: voters,
+            write_quorum,
+            election_quorum: voters / 2 + 1,
+            commit_quorum: 1,
+            preferred: Some("demo-leader-0".into()),
+            failover: "automatic".into(),
+            changing: false,
+            explanation: String::new(),
+        },
+        members: members.to_vec(),
+        tolerates: Tolerates { live: Some(voters), writes: Some(voters - write_quorum), failover: Some(0) },
+        limits: Limits { key_bytes: 1, value_bytes: 1, batch_keys: 1, page_keys: 1, in_flight_writes: 1 },
+        disk_full: false,
+    }
+}
+
+/// A cluster of `n` that is as wanted, led by `leader`, with a template of revision `new`.
+fn healthy(n: i32, write_quorum: usize, leader: &str) -> Observed {
+    let names: Vec<String> = names::pods("demo", n).collect();
+    let members: Vec<MemberStatus> =
+        names.iter().map(|name| member(name, if name == leader { "leader" } else { "follower" })).collect();
+    let pods = names.iter().map(|name| PodSeen {
+        name: name.clone(),
+        uid: format!("uid of {name}"),
+        url: Some("http://10.0.0.1:8000".into()),
+        ready: true,
+        revision: Some("new".into()),
+        status: Some(says(name, if name == leader { "leader" } else { "follower" }, write_quorum, &members)),
+        ..PodSeen::default()
+    });
+    let set = |set, replicas| SetSeen { set, replicas, update_revision: Some("new".into()), claim_size: "1Gi".into() };
+    let mut pods: Vec<PodSeen> = pods.collect();
+    pods.sort_by(|a, b| a.name.cmp(&b.name));
+    Observed { pods, sets: vec![set(Set::Leader, 1), set(Set::Follower, n - 1)], ..Observed::default() }
+}
+
+fn pod<'a>(seen: &'a mut Observed, name: &str) -> &'a mut PodSeen {
+    seen.pods.iter_mut().find(|p| p.name == name).expect("a pod")
+}
+
+/// Changes what the leader says.
+fn leader_says(seen: &mut Observed, change: impl Fn(&mut Status)) {
+    for pod in &mut seen.pods {
+        if let Some(status) = pod.status.as_mut().filter(|s| s.node.role == "leader") {
+            change(status);
+        }
+    }
+}
+
+fn decide(spec: serde_json::Value, seen: &Observed) -> Plan {
+    plan(&wanted(spec), seen, &recorded())
+}
+
+#[test]
+fn a_cluster_that_is_as_wanted_is_left_alone() {
+    for (n, w) in [(1, 1), (3, 2), (6, 4), (9, 5)] {
+        let plan = decide(json!({"replicas": n}), &healthy(n, w, "demo-leader-0"));
+        assert_eq!((plan.step, plan.progress.phase), (None, Phase::Settled));
+        assert_eq!((plan.pods.leader, plan.pods.follower), (1, n - 1));
+    }
+}
+
+#[test]
+fn leadership_elsewhere_is_no_reason_to_do_anything() {
+    assert_eq!(decide(json!({"replicas": 3}), &healthy(3, 2, "demo-follower-1")).step, None);
+}
+
+#[test]
+fn another_write_quorum_is_one_change_of_the_configuration_in_force() {
+    let plan = decide(json!({"replicas": 3, "writeQuorum": 3}), &healthy(3, 2, "demo-leader-0"));
+    let Some(Step::ChangeConfig { change, version, .. }) = plan.step else { panic!("{plan:?}") };
+    assert_eq!((change.write_quorum, version, change.voters), (Some(3), 7, None));
+    assert_eq!(plan.progress.phase, Phase::Reconfiguring);
+}
+
+#[test]
+fn while_a_change_is_being_committed_nothing_else_is_begun() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    leader_says(&mut seen, |s| s.config.changing = true);
+    pod(&mut seen, "demo-follower-1").revision = Some("old".into());
+    let plan = decide(json!({"replicas": 3, "writeQuorum": 3}), &seen);
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::Reconfiguring));
+}
+
+#[test]
+fn more_replicas_are_first_pods_then_learners_then_voters_and_w_rises_with_the_last() {
+    let spec = || json!({"replicas": 5});
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    let plan = decide(spec(), &seen);
+    assert_eq!((plan.pods.follower, plan.step.clone(), plan.progress.phase), (4, None, Phase::ScalingUp), "{plan:?}");
+
+    // One has caught up, the other has not.
+    leader_says(&mut seen, |s| {
+        let behind = MemberStatus { lag: Some(5_000), ..member("demo-follower-3", "learner") };
+        s.members.extend([member("demo-follower-2", "learner"), behind]);
+    });
+    let Some(Step::ChangeConfig { change, .. }) = decide(spec(), &seen).step else { panic!() };
+    let voters = change.voters.expect("voters");
+    assert_eq!(voters, ["demo-leader-0", "demo-follower-0", "demo-follower-1", "demo-follower-2"]);
+    assert_eq!(change.write_quorum, None, "three of four would be more than was asked for so far");
+
+    leader_says(&mut seen, |s| s.members.last_mut().expect("a member").lag = Some(10));
+    let Some(Step::ChangeConfig { change, .. }) = decide(spec(), &seen).step else { panic!() };
+    assert_eq!((change.voters.map(|v| v.len()), change.write_quorum), (Some(5), Some(3)));
+}
+
+#[test]
+fn fewer_replicas_are_first_fewer_voters_and_only_then_fewer_pods() {
+    let spec = || json!({"replicas": 3});
+    let mut seen = healthy(5, 3, "demo-leader-0");
+    let plan = decide(spec(), &seen);
+    assert_eq!(plan.pods.follower, 4, "pods stay while the configuration needs them");
+    let Some(Step::ChangeConfig { change, .. }) = plan.step else { panic!("{plan:?}") };
+    assert_eq!((change.voters.map(|v| v.len()), change.write_quorum), (Some(3), Some(2)));
+
+    leader_says(&mut seen, |s| {
+        s.members.truncate(3);
+        s.config.write_quorum = 2;
+    });
+    let plan = decide(spec(), &seen);
+    assert_eq!((plan.pods.follower, plan.step, plan.progress.phase), (2, None, Phase::ScalingDown));
+}
+
+#[test]
+fn pods_are_never_taken_away_on_what_nobody_confirms() {
+    let spec = || json!({"replicas": 3});
+    let mut seen = healthy(5, 3, "demo-leader-0");
+    pod(&mut seen, "demo-leader-0").status = None;
+    assert_eq!(decide(spec(), &seen).pods.follower, 4, "no leader answers");
+    let mut seen = healthy(5, 2, "demo-leader-0");
+    leader_says(&mut seen, |s| {
+        s.members.truncate(3);
+        s.config.changing = true;
+    });
+    assert_eq!(decide(spec(), &seen).pods.follower, 4, "the change is not committed");
+}
+
+#[test]
+fn a_leader_that_is_to_go_hands_over_first() {
+    let seen = healthy(5, 3, "demo-follower-3");
+    let plan = decide(json!({"replicas": 3}), &seen);
+    assert!(matches!(&plan.step, Some(Step::Transfer { to, .. }) if to == "demo-leader-0"), "{plan:?}");
+}
+
+#[test]
+fn a_learner_without_a_pod_is_forgotten_and_one_with_a_pod_is_not() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    leader_says(&mut seen, |s| s.members.push(member("demo-follower-2", "learner")));
+    let Some(Step::ChangeConfig { change, .. }) = decide(json!({"replicas": 3}), &seen).step else { panic!() };
+    assert_eq!(change.remove_learners, Some(vec!["demo-follower-2".to_owned()]));
+    seen.pods.push(PodSeen { name: "demo-follower-2".into(), ..PodSeen::default() });
+    assert_eq!(decide(json!({"replicas": 3}), &seen).step, None);
+}
+
+#[test]
+fn a_rollout_takes_followers_from_the_last_down_and_the_leader_after_a_transfer() {
+    for (leader, order) in [
+        ("demo-leader-0", ["delete demo-follower-1", "delete demo-follower-0", "transfer demo-follower-0"]),
+        ("demo-follower-1", ["delete demo-follower-0", "delete demo-leader-0", "transfer demo-leader-0"]),
+    ] {
+        let mut seen = healthy(3, 2, leader);
+        seen.pods.iter_mut().for_each(|p| p.revision = Some("old".into()));
+        for expected in order {
+            let plan = decide(json!({"replicas": 3}), &seen);
+            assert_eq!(plan.progress.phase, Phase::RollingOut);
+            let taken = match plan.step.expect("a step") {
+                Step::DeletePod { pod, uid, .. } => {
+                    assert_eq!(uid, format!("uid of {pod}"));
+                    super::tests::pod(&mut seen, &pod).revision = Some("new".into());
+                    format!("delete {pod}")
+                }
+                Step::Transfer { to, .. } => format!("transfer {to}"),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(taken, expected, "led by {leader}");
+        }
+    }
+}
+
+#[test]
+fn a_rollout_waits_while_anyone_else_is_away_behind_or_stopping() {
+    type Trouble = fn(&mut Observed);
+    let troubles: [(&str, Trouble); 5] = [
+        ("not ready", |seen| pod(seen, "demo-follower-0").ready = false),
+        ("stopping", |seen| pod(seen, "demo-follower-0").terminating = true),
+        ("missing", |seen| seen.pods.retain(|p| p.name != "demo-follower-0")),
+        ("silent", |seen| leader_says(seen, |s| s.members[1].healthy = Some(false))),
+        ("behind", |seen| leader_says(seen, |s| s.members[1].lag = Some(1_001))),
+    ];
+    for (what, trouble) in troubles {
+        let mut seen = healthy(3, 2, "demo-leader-0");
+        pod(&mut seen, "demo-follower-1").revision = Some("old".into());
+        trouble(&mut seen);
+        let plan = decide(json!({"replicas": 3}), &seen);
+        assert_eq!((plan.step, plan.progress.phase), (None, Phase::RollingOut), "{what}");
+    }
+}
+
+#[test]
+fn a_dead_pod_of_an_old_template_is_made_anew_at_once() {
+    for leaderless in [false, true] {
+        let mut seen = healthy(3, 2, "demo-leader-0");
+        let dead = pod(&mut seen, "demo-follower-0");
+        (dead.ready, dead.status, dead.revision) = (false, None, Some("old".into()));
+        if leaderless {
+            seen.pods.iter_mut().for_each(|p| p.status = None);
+        }
+        let plan = decide(json!({"replicas": 3}), &seen);
+        assert!(matches!(&plan.step, Some(Step::DeletePod { pod, .. }) if pod == "demo-follower-0"), "{plan:?}");
+    }
+}
+
+#[test]
+fn with_every_copy_needed_for_a_write_pods_are_still_rolled_one_at_a_time() {
+    for (n, w) in [(1, 1), (3, 3), (3, 1)] {
+        let mut seen = healthy(n, w, "demo-leader-0");
+        seen.pods.iter_mut().for_each(|p| p.revision = Some("old".into()));
+        let plan = decide(json!({"replicas": n, "writeQuorum": w}), &seen);
+        assert!(matches!(plan.step, Some(Step::DeletePod { .. })), "{n} copies, {w} for a write: {plan:?}");
+    }
+}
+
+#[test]
+fn nothing_is_rolled_before_the_statefulset_says_which_revision_is_new() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    seen.pods.iter_mut().for_each(|p| p.revision = Some("old".into()));
+    seen.sets.iter_mut().for_each(|s| s.update_revision = None);
+    assert_eq!(decide(json!({"replicas": 3}), &seen).step, None);
+}
+
+#[test]
+fn all_empty_nodes_of_a_cluster_that_had_data_are_a_loss_and_not_a_beginning() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    for pod in &mut seen.pods {
+        let status = pod.status.as_mut().expect("a status");
+        status.node.membership = Membership::Blank;
+        status.node.role = "follower".into();
+        status.members.clear();
+        status.formed = false;
+    }
+    let plan = decide(json!({"replicas": 3}), &seen);
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::DataLost));
+    assert!(plan.progress.message.contains(ID));
+    // One that does not answer may have it all.
+    seen.pods[0].status = None;
+    assert_eq!(decide(json!({"replicas": 3}), &seen).progress.phase, Phase::WaitingForLeader);
+}
+
+#[test]
+fn nodes_with_another_clusters_data_are_told_and_not_touched() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    seen.pods[1].status.as_mut().expect("a status").cluster_id = Some("other".into());
+    let plan = decide(json!({"replicas": 3, "writeQuorum": 3}), &seen);
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::ForeignData));
+}
+
+#[test]
+fn without_a_leader_nothing_is_changed_and_a_person_may_name_one() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    pod(&mut seen, "demo-leader-0").status = None;
+    let spec = || json!({"replicas": 3, "writeQuorum": 3, "failover": "Manual"});
+    let plan = decide(spec(), &seen);
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::WaitingForLeader));
+    assert!(plan.progress.message.contains(names::TRANSFER_ANNOTATION));
+    let mut wanted = wanted(spec());
+    wanted.transfer_to = Some("demo-follower-0".into());
+    let plan = super::plan(&wanted, &seen, &recorded());
+    assert_eq!(plan.step, Some(Step::Campaign { on: "demo-follower-0".into() }));
+}
+
+#[test]
+fn a_wish_for_a_leader_is_fulfilled_or_refused_and_then_forgotten() {
+    for (leader, wish, expected) in [
+        ("demo-leader-0", "demo-follower-0", "transfer"),
+        ("demo-follower-0", "demo-follower-0", "forget"),
+        ("demo-leader-0", "somebody", "forget"),
+    ] {
+        let mut wanted = wanted(json!({"replicas": 3}));
+        wanted.transfer_to = Some(wish.into());
+        let step = super::plan(&wanted, &healthy(3, 2, leader), &recorded()).step;
+        let done = match step {
+            Some(Step::Transfer { to, .. }) if to == wish => "transfer",
+            Some(Step::ForgetTransfer { .. }) => "forget",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(done, expected);
+    }
+}
+
+#[test]
+fn a_manual_policy_prefers_nobody() {
+    let Some(Step::ChangeConfig { change, .. }) =
+        decide(json!({"replicas": 3, "failover": "Manual"}), &healthy(3, 2, "demo-leader-0")).step
+    else {
+        panic!()
+    };
+    assert_eq!((change.failover.as_deref(), change.preferred.as_deref()), (Some("manual"), Some("")));
+}
+
+#[test]
+fn volumes_grow_claim_by_claim_and_then_the_sets_are_made_anew() {
+    let spec = || json!({"replicas": 3, "storage": {"size": "2Gi"}});
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    let claim = |name: &str, size: &str| ClaimSeen { name: name.into(), size: size.into(), terminating: false };
+    seen.claims = vec![claim("data-demo-leader-0", "2Gi"), claim("data-demo-follower-0", "1Gi"), claim("mine", "1Gi")];
+    let plan = decide(spec(), &seen);
+    assert_eq!(plan.step, Some(Step::GrowClaim { claim: "data-demo-follower-0".into(), size: "2Gi".into() }));
+    seen.claims[1].size = "2048Mi".into();
+    assert_eq!(decide(spec(), &seen).step, Some(Step::RecreateSet { set: Set::Leader }));
+    seen.sets.iter_mut().for_each(|s| s.claim_size = "2Gi".into());
+    assert_eq!(decide(spec(), &seen).step, None);
+}
+
+#[test]
+fn hibernation_and_pause_come_before_everything_else() {
+    let mut seen = healthy(5, 3, "demo-leader-0");
+    let plan = decide(json!({"replicas": 3, "hibernated": true}), &seen);
+    assert_eq!((plan.pods.leader, plan.pods.follower, plan.progress.phase), (0, 0, Phase::Hibernating));
+    seen.pods.clear();
+    assert_eq!(decide(json!({"replicas": 3, "hibernated": true}), &seen).progress.phase, Phase::Hibernated);
+    let plan = decide(json!({"replicas": 3, "paused": true}), &healthy(5, 3, "demo-leader-0"));
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::Paused));
+}
+
+#[test]
+fn before_a_cluster_is_formed_pods_of_an_earlier_template_go_at_once() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    for pod in &mut seen.pods {
+        pod.status = None;
+        pod.revision = Some("old".into());
+    }
+    let plan = plan(&wanted(json!({"replicas": 3})), &seen, &KVClusterStatus::default());
+    assert!(matches!(plan.step, Some(Step::DeletePod { .. })));
+    assert_eq!(plan.progress.phase, Phase::Forming);
+}
+
+/// A status that says what was under way.
+fn was(phase: Phase) -> KVClusterStatus {
+    let condition = json!({"type": "Progressing", "status": "True", "reason": phase.as_str(), "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    KVClusterStatus { conditions: vec![serde_json::from_value(condition).expect("a condition")], ..recorded() }
+}
+
+#[test]
+fn leadership_goes_home_after_a_rollout_and_stays_where_a_person_put_it() {
+    let wanted = wanted(json!({"replicas": 3}));
+    for (before, step) in [
+        (Phase::RollingOut, true),
+        (Phase::ReturningLeadership, true),
+        (Phase::MovingLeadership, false),
+        (Phase::Starting, false),
+    ] {
+        let plan = plan(&wanted, &healthy(3, 2, "demo-follower-1"), &was(before));
+        assert_eq!(
+            matches!(&plan.step, Some(Step::Transfer { to, .. }) if to == "demo-leader-0"),
+            step,
+            "after {before:?}"
+        );
+    }
+    assert_eq!(plan(&wanted, &healthy(3, 2, "demo-leader-0"), &was(Phase::RollingOut)).progress.phase, Phase::Settled);
+}
+
+#[test]
+fn a_pod_that_starts_is_no_trouble_and_one_that_does_not_is() {
+    let wanted = wanted(json!({"replicas": 3}));
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    pod(&mut seen, "demo-follower-1").ready = false;
+    assert_eq!(plan(&wanted, &seen, &recorded()).progress.phase, Phase::Starting);
+    assert_eq!(plan(&wanted, &seen, &was(Phase::RollingOut)).progress.phase, Phase::RollingOut);
+    pod(&mut seen, "demo-follower-1").status = None;
+    assert_eq!(plan(&wanted, &seen, &recorded()).progress.phase, Phase::WaitingForPods);
+}
+
+#[test]
+fn a_cluster_that_wakes_has_no_leader_for_a_moment() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    seen.pods.iter_mut().for_each(|p| p.status = None);
+    let wanted = wanted(json!({"replicas": 3}));
+    for (before, phase) in
+        [(Phase::Hibernated, Phase::Waking), (Phase::Waking, Phase::Waking), (Phase::Settled, Phase::WaitingForLeader)]
+    {
+        assert_eq!(plan(&wanted, &seen, &was(before)).progress.phase, phase);
+    }
+}

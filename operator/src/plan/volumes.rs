@@ -2,7 +2,7 @@
 
 use quorum::quorum::VOTERS_MAX;
 
-use super::{Part, Phase, Step, doing};
+use super::{Part, Phase, Step, doing, waiting};
 use crate::names::{self, Set};
 use crate::observe::Observed;
 use crate::validate::Wanted;
@@ -16,6 +16,12 @@ pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
     if let Some(claim) = seen.claims.iter().find(|c| !c.terminating && ours(&c.name) && small(&c.size)) {
         let step = Step::GrowClaim { claim: claim.name.clone(), size: size.clone() };
         return doing(Phase::GrowingVolumes, step, format!("{} grows from {} to {size}", claim.name, claim.size));
+    }
+    if let Some(set) = seen.leaving.first() {
+        return waiting(
+            Phase::GrowingVolumes,
+            format!("{} goes, to be made anew; its pods stay", set.name(&wanted.name)),
+        );
     }
     let set = Set::ALL.into_iter().find(|s| seen.set(*s).is_some_and(|s| small(&s.claim_size)))?;
     let message = format!("{} is made anew for volumes of {size}; its pods stay", set.name(&wanted.name));
