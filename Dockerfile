@@ -4,8 +4,10 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends musl-tools && rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /src
 COPY . .
+# One after the other: built together, they would share features of libraries that the operator cannot bear.
 RUN target="$(uname -m)-unknown-linux-musl" \
- && cargo build --release --locked --target "$target" --package quorate --bin quorate --package quorate-operator --bin quorate-operator \
+ && cargo build --release --locked --target "$target" --package quorate --bin quorate \
+ && cargo build --release --locked --target "$target" --package quorate-operator --bin quorate-operator \
  && mkdir /out /data && cp "target/$target/release/quorate" "target/$target/release/quorate-operator" /out \
  && strip /out/*
 

@@ -27,6 +27,17 @@ step() {
     return "$step_code"
 }
 
+# daemon COMMAND…: becomes that command, in a session of its own, and holds nothing that the caller has open: a lock would be held as long.
+daemon() {
+    local open
+    for open in /proc/"$BASHPID"/fd/*; do
+        open=${open##*/}
+        # 255 is bash's own.
+        [ "$open" -le 2 ] || [ "$open" -eq 255 ] || eval "exec $open>&-"
+    done
+    exec setsid "$@"
+}
+
 # wait_for SECONDS WHAT COMMAND…: until the command succeeds.
 wait_for() {
     local seconds=$1 what=$2 deadline
