@@ -73,15 +73,16 @@ pub fn in_force(chronicle: &Chronicle, seen: &Seen<'_>) -> Result<(), Violation>
     Ok(())
 }
 
-/// A node has set its data aside, since configuration `version` is said to do without it.
+/// A node has set its data aside, since configuration `version`, the newest it has, and a committed one do without it.
 ///
 /// # Errors
-/// When no such configuration is committed.
+/// When the last committed one up to there names it.
 pub fn left(chronicle: &Chronicle, name: &str, id: NodeId, version: u64) -> Result<(), Violation> {
-    let mut committed = chronicle.committed.iter().filter_map(|c| c.config.as_ref());
-    if committed.any(|c| c.version == version && c.member(id).is_none()) {
+    let committed = chronicle.committed.iter().filter_map(|c| c.config.as_ref());
+    let last = committed.filter(|c| c.version <= version).max_by_key(|c| c.version);
+    if last.is_some_and(|c| c.member(id).is_none()) {
         return Ok(());
     }
-    let what = format!("{name} has left for configuration {version}, which is not committed or names it");
+    let what = format!("{name} has left for configuration {version}, but the last committed one up to there names it");
     Violation::of("configuration_safety", what)
 }
