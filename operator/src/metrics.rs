@@ -48,7 +48,6 @@ impl Metrics {
     }
 
     /// Times a pass until what it returns is dropped.
-    #[must_use]
     pub fn pass(&self) -> HistogramTimer {
         self.passes.start_timer()
     }
