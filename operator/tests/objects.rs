@@ -1,5 +1,7 @@
 //! Every object the operator makes, as YAML, one golden file a kind of KVCluster. `UPDATE_GOLDEN=1` writes them anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something fails")]
+
 use std::fmt::Write;
 use std::path::Path;
 
