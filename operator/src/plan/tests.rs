@@ -73,7 +73,16 @@ fn says(name: &str, role: &str, write_quorum: usize, members: &[MemberStatus]) -
         },
         members: members.to_vec(),
         tolerates: Tolerates { live: Some(voters), writes: Some(voters - write_quorum), failover: Some(0) },
-        limits: Limits { key_bytes: 1, value_bytes: 1, batch_keys: 1, page_keys: 1, in_flight_writes: 1 },
+        limits: Limits {
+            key_bytes: 1,
+            value_bytes: 1,
+            batch_keys: 1,
+            page_keys: 1,
+            in_flight_writes: 1,
+            idempotency_key_bytes: 1,
+            idempotency_keys: 1,
+            idempotency_seconds: 1,
+        },
         disk_full: false,
     }
 }
