@@ -424,7 +424,10 @@ impl Log {
         let alone = durably && !self.dirty && !bugs::is_on(Bug::SyncSkipped);
         if alone && (offset + bytes as u64).next_multiple_of(BLOCK_BYTES as u64) <= self.active.len {
             let at = offset - self.buffer.tail_bytes() as u64;
-            self.active.file.write_blocks(self.buffer.whole(), at)?;
+            let written = self.active.file.write_blocks(self.buffer.whole(), at);
+            let retried =
+                |error| if bugs::is_on(Bug::SyncErrorRetried) { self.active.file.sync_data() } else { Err(error) };
+            written.or_else(retried)?;
             self.durable = self.numbers.sequence - 1;
         } else {
             self.dirty = true;

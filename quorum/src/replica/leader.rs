@@ -297,11 +297,12 @@ impl Replica {
     }
 
     /// Opens the cluster for writes once every voter is known to hold its first configuration. Of two would-be founders at most one gets there, since
-    /// a node takes its first configuration from one cluster only.
+    /// a node takes its first configuration from one cluster only. One change at a time, here too: a learner may just have come.
     fn maybe_open(&mut self) {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return };
         let holds = |id: NodeId| self.durable_at(leader, id) >= Index(1);
-        if config.formed || config.is_joint() || !config.voters.iter().all(|m| holds(m.id)) {
+        let settled = !config.is_joint() && self.log.config_index() <= self.commit;
+        if config.formed || !settled || !config.voters.iter().all(|m| holds(m.id)) {
             return;
         }
         let opened = Config { version: config.version + 1, formed: true, ..Config::clone(config) };
