@@ -270,9 +270,7 @@ impl Log {
         self.guarded(|log| {
             if log.dirty {
                 if !bugs::is_on(Bug::SyncSkipped) {
-                    let sync = || log.active.file.sync_data();
-                    let retried = |error| if bugs::is_on(Bug::SyncErrorRetried) { sync() } else { Err(error) };
-                    sync().or_else(retried).map_err(io_error("sync"))?;
+                    log.active.file.sync_data().or_else(|error| log.retried(error)).map_err(io_error("sync"))?;
                 }
                 log.durable = log.numbers.sequence - 1;
                 log.dirty = false;
@@ -417,6 +415,11 @@ impl Log {
         Ok(())
     }
 
+    /// A sync that failed is not tried again: what it lost stays lost, and the next one says nothing of it.
+    fn retried(&self, error: io::Error) -> io::Result<()> {
+        if bugs::is_on(Bug::SyncErrorRetried) { self.active.file.sync_data() } else { Err(error) }
+    }
+
     /// Writes the batch in the buffer to the active segment.
     fn write_buffer(&mut self, durably: bool) -> io::Result<()> {
         let (offset, bytes) = (self.active.offset, self.buffer.batch().len());
@@ -424,10 +427,8 @@ impl Log {
         let alone = durably && !self.dirty && !bugs::is_on(Bug::SyncSkipped);
         if alone && (offset + bytes as u64).next_multiple_of(BLOCK_BYTES as u64) <= self.active.len {
             let at = offset - self.buffer.tail_bytes() as u64;
-            let written = self.active.file.write_blocks(self.buffer.whole(), at);
-            let retried =
-                |error| if bugs::is_on(Bug::SyncErrorRetried) { self.active.file.sync_data() } else { Err(error) };
-            written.or_else(retried)?;
+            let done = self.active.file.write_blocks(self.buffer.whole(), at);
+            done.or_else(|error| self.retried(error))?;
             self.durable = self.numbers.sequence - 1;
         } else {
             self.dirty = true;
