@@ -1,4 +1,4 @@
-//! The simulator itself: seeds mean the same every time, what once failed passes, and so does every pair of N and W.
+//! The simulator itself: seeds mean the same every time, scripts say all of a run, and every pair of N and W survives every kind of fault.
 #![allow(missing_docs)]
 
 use quorate_sim::plan::FAULTS;
@@ -11,21 +11,6 @@ fn a_seed_gives_the_same_trace_byte_for_byte() {
         assert!(!first.trace.is_empty(), "seed {seed} leaves a trace");
         assert!(first.trace == second.trace && first.digest == second.digest, "seed {seed} is not repeatable");
     }
-}
-
-/// What each of them taught stands in its first lines.
-#[test]
-fn runs_that_once_failed_pass() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts");
-    let files = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{folder}: {e}"));
-    let mut count = 0;
-    for file in files.flatten() {
-        let text = std::fs::read_to_string(file.path()).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        let Script { lesson, seed, plan } = text.parse().unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        assert_eq!(run(seed, plan, false).violation, None, "{file:?}: {lesson}");
-        count += 1;
-    }
-    assert!(count > 0, "there are scripts");
 }
 
 #[test]
