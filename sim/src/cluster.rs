@@ -122,6 +122,8 @@ pub struct Cluster {
     pub bad: u64,
     /// Identities whose disks are gone.
     pub lost: BTreeSet<NodeId>,
+    /// Whether nodes are started with the addresses of all others, and not of the first ones alone.
+    pub all_named: bool,
     queue: BTreeMap<(u64, u64), Event>,
     number: u64,
     processes: u64,
@@ -159,6 +161,7 @@ impl Cluster {
             cuts: Cuts::new(),
             bad: 0,
             lost: BTreeSet::new(),
+            all_named: false,
             queue: BTreeMap::new(),
             number: 0,
             processes: 0,
@@ -329,6 +332,7 @@ impl Cluster {
         self.processes += 1;
         let number = self.processes;
         let now = self.now;
+        let named = if self.all_named { self.hosts.len() } else { self.plan.nodes };
         let h = &mut self.hosts[host];
         h.disk.restart();
         h.engine.restart();
@@ -350,7 +354,7 @@ impl Cluster {
         };
         let id = machine.replica().id();
         let known: Vec<usize> = machine.known_peers().iter().filter_map(|a| Host::at(a)).collect();
-        let everyone = (0..self.plan.nodes).chain(known).filter(|t| *t != host);
+        let everyone = (0..named).chain(known).filter(|t| *t != host);
         let targets: BTreeSet<usize> = everyone.collect();
         let process = Process {
             commit: machine.replica().commit().0.min(machine.replica().start().index.0),

@@ -362,6 +362,12 @@ impl Cluster {
         }
         self.cuts.clear();
         self.bad = 0;
+        // Of the first nodes none may be left: whoever has an empty one to be taken in has to say where a member is.
+        self.all_named = true;
+        let everyone = 0..self.hosts.len();
+        for (host, p) in self.hosts.iter_mut().enumerate().filter_map(|(i, h)| Some((i, h.process.as_mut()?))) {
+            p.targets = everyone.clone().filter(|to| *to != host).collect();
+        }
         (self.plan.loss, self.plan.duplicates) = (0, 0);
         for host in 0..self.hosts.len() {
             let h = &mut self.hosts[host];
