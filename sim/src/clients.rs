@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate::handle::{ReadError, WriteError, Written};
-use quorate::kv::{Command, Condition, Value};
+use quorate::kv::{self, Command, Condition, Value};
+use quorate_history::{Call, Consistency, History, Operation, Outcome};
 use quorum::{Index, Role};
 
 use crate::cluster::{Cargo, Cluster, Event};
@@ -83,6 +84,8 @@ pub struct Clients {
     known: Vec<Command>,
     /// What they were told.
     pub tally: Tally,
+    /// What they asked and were told, one by one, but for increments, which histories do not have.
+    pub history: History,
     /// Whether they send on.
     pub quiet: bool,
     think: u64,
@@ -102,6 +105,7 @@ impl Clients {
             retries: plan.retries,
             known: Vec::new(),
             tally: Tally::default(),
+            history: History::default(),
             quiet: false,
             think: plan.think,
             keys: plan.keys as u64,
@@ -142,6 +146,54 @@ impl Clients {
         }
         let what = format!("a write is acknowledged as {written:?}; committed there is {truth:?}");
         Violation::of("durability", what)
+    }
+
+    /// Whoever still waits will never know.
+    pub fn end_history(&mut self) {
+        let open: Vec<u64> = self.ops.keys().copied().collect();
+        open.into_iter().for_each(|op| self.note(op, None, &Outcome::Unknown));
+    }
+
+    fn note_written(&mut self, number: u64, now: u64, written: &Written) {
+        let outcome = match &written.outcome {
+            kv::Outcome::ConditionFailed { current } => Outcome::Failed { revision: *current },
+            kv::Outcome::Deleted { count: 0 } => Outcome::Failed { revision: None },
+            _ => Outcome::Done { revision: Some(written.revision) },
+        };
+        self.note(number, Some(now), &outcome);
+    }
+
+    /// Notes what came of a request, for each of its keys. A read that nobody answered says nothing. Histories know no requests that are one: where clients
+    /// ask again there are none.
+    fn note(&mut self, number: u64, returned: Option<u64>, outcome: &Outcome) {
+        let Some(op) = self.ops.get(&number).filter(|_| !self.retries) else { return };
+        let read = |consistency| Call::Read { consistency };
+        let calls: Vec<(&Bytes, Call)> = match &op.want {
+            Want::Read(_) | Want::Local(_) if !matches!(outcome, Outcome::Found { .. }) => Vec::new(),
+            Want::Read(key) => vec![(key, read(Consistency::Linearizable))],
+            Want::Local(key) => vec![(key, read(Consistency::Local))],
+            Want::Write(Command::Put { key, value, condition: c }, _) => {
+                vec![(key, Call::Write { value: text(&value.data), condition: condition(*c) })]
+            }
+            Want::Write(Command::PutMany { pairs }, _) => {
+                let write = |value: &Value| Call::Write { value: text(&value.data), condition: Default::default() };
+                pairs.iter().map(|(key, value)| (key, write(value))).collect()
+            }
+            Want::Write(Command::Delete { key, condition: c }, _) => {
+                vec![(key, Call::Delete { condition: condition(*c) })]
+            }
+            Want::Write(Command::DeleteMany { .. } | Command::Increment { .. } | Command::Once { .. }, _) => Vec::new(),
+        };
+        let noted = calls.into_iter().map(|(key, call)| Operation {
+            // What is asked in the end, through every node at once, is asked by nobody twice.
+            process: if op.client == usize::MAX { number + (1 << 32) } else { op.client as u64 },
+            key: text(key),
+            invoked: op.invoked,
+            returned,
+            call,
+            outcome: outcome.clone(),
+        });
+        self.history.operations.extend(noted);
     }
 
     fn draw(&mut self, client: usize, voters: usize) -> Want {
@@ -190,6 +242,19 @@ impl Clients {
             11..=16 => Want::Read(key),
             _ => Want::Local(key),
         }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn condition(of: Condition) -> quorate_history::Condition {
+    match of {
+        Condition::None => quorate_history::Condition::None,
+        Condition::Absent => quorate_history::Condition::Absent,
+        Condition::Present => quorate_history::Condition::Present,
+        Condition::Revision(revision) => quorate_history::Condition::Revision(revision),
     }
 }
 
@@ -312,6 +377,7 @@ impl Cluster {
                     Want::Write(command, _) => command.encode(),
                     _ => Bytes::new(),
                 };
+                self.clients.note_written(number, self.now, &written);
                 self.learn(written.revision);
                 if let Some(chronicle) = self.chronicles.values_mut().max_by_key(|c| c.last()) {
                     chronicle.acknowledged.insert(written.revision, command);
@@ -320,12 +386,15 @@ impl Cluster {
             }
             Reply::Write(Err(WriteError::Unknown(_))) => {
                 self.clients.tally.unknown += 1;
+                self.clients.note(number, None, &Outcome::Unknown);
                 self.clients.plan_retry(number);
             }
             Reply::Write(Err(_)) | Reply::Barrier(Err(_)) => {
                 self.clients.tally.refused += 1;
+                let tries = op.tries;
+                self.clients.note(number, Some(self.now), &Outcome::Refused);
                 // That this try was refused says nothing of the one before.
-                if op.tries > 1 {
+                if tries > 1 {
                     self.clients.plan_retry(number);
                 }
             }
@@ -368,6 +437,8 @@ impl Cluster {
         } else {
             self.clients.tally.local += 1;
         }
+        let (value, revision) = got.as_ref().map(|g| (text(&g.value), g.revision)).unzip();
+        self.clients.note(number, Some(self.now), &Outcome::Found { value, revision });
         self.say(host, || format!("answers {number}: {got:?} at {applied}"));
         self.done(number);
         Ok(())
@@ -379,6 +450,7 @@ impl Cluster {
             debug_assert!(op.invoked <= self.now);
             if matches!(op.want, Want::Write(..)) {
                 self.clients.tally.unknown += 1;
+                self.clients.note(number, None, &Outcome::Unknown);
                 self.clients.plan_retry(number);
             }
             self.done(number);

@@ -48,11 +48,13 @@ pub enum Cargo {
     Answer(u64, Reply),
 }
 
+/// Who sends: id, incarnation, process, cluster.
+type Sender = (NodeId, u64, u64, Option<ClusterId>);
+
 /// Something on its way.
 pub struct Packet {
     from: usize,
-    /// Sender's identity: id, incarnation, process, cluster.
-    sender: (NodeId, u64, u64, Option<ClusterId>),
+    sender: Sender,
     to: usize,
     /// Who should be there.
     to_id: Option<NodeId>,
@@ -122,6 +124,8 @@ pub struct Cluster {
     pub bad: u64,
     /// Identities whose disks are gone.
     pub lost: BTreeSet<NodeId>,
+    /// Whether nodes are started with the addresses of all others, and not of the first ones alone.
+    pub all_named: bool,
     queue: BTreeMap<(u64, u64), Event>,
     number: u64,
     processes: u64,
@@ -159,6 +163,7 @@ impl Cluster {
             cuts: Cuts::new(),
             bad: 0,
             lost: BTreeSet::new(),
+            all_named: false,
             queue: BTreeMap::new(),
             number: 0,
             processes: 0,
@@ -206,6 +211,10 @@ impl Cluster {
         }
         self.now = time;
         Ok(())
+    }
+
+    fn is_running(&self, number: u64) -> bool {
+        (0..self.hosts.len()).any(|host| self.runs(host, number))
     }
 
     fn runs(&self, host: usize, number: u64) -> bool {
@@ -274,6 +283,7 @@ impl Cluster {
             }
             Event::Introduce(host, number) => {
                 self.after(INTRODUCE_EVERY, Event::Introduce(host, number));
+                self.connect(host);
                 self.introduce(host);
                 Ok(())
             }
@@ -325,6 +335,7 @@ impl Cluster {
         self.processes += 1;
         let number = self.processes;
         let now = self.now;
+        let named = if self.all_named { self.hosts.len() } else { self.plan.nodes };
         let h = &mut self.hosts[host];
         h.disk.restart();
         h.engine.restart();
@@ -346,7 +357,7 @@ impl Cluster {
         };
         let id = machine.replica().id();
         let known: Vec<usize> = machine.known_peers().iter().filter_map(|a| Host::at(a)).collect();
-        let everyone = (0..self.plan.nodes).chain(known).filter(|t| *t != host);
+        let everyone = (0..named).chain(known).filter(|t| *t != host);
         let targets: BTreeSet<usize> = everyone.collect();
         let process = Process {
             commit: machine.replica().commit().0.min(machine.replica().start().index.0),
@@ -373,7 +384,6 @@ impl Cluster {
             .filter_map(|i| Some((i, replica.term_at(Index(i))?.0)))
             .collect();
         let same = h.identity == Some(id);
-        let kept = same && !h.hurt;
         let renewed = h.identity.filter(|old| *old != id);
         let unhurt = !h.hurt;
         h.hurt = false;
@@ -386,7 +396,7 @@ impl Cluster {
             }
         }
         self.say(host, || format!("START as {id}"));
-        if kept {
+        if same {
             let h = &self.hosts[host];
             if let Some(p) = &h.process {
                 let seen = Seen { name: &h.name, process: number, replica: p.machine.replica(), durable: &h.durable };
@@ -513,10 +523,12 @@ impl Cluster {
         let cluster = p.machine.state().cluster.map_or(0, |c| c.0);
         let chronicle = self.chronicles.entry(cluster).or_default();
         let mut syncs = 1;
+        h.last_turn_bytes = 0;
         for job in p.machine.wal().under_way() {
             match job {
                 Job::Write { frames, .. } => {
                     for frame in frames {
+                        h.last_turn_bytes += frame.len() as u64;
                         let mut rest = frame.clone();
                         while let Ok(Some(record)) = record::decode(&mut rest, usize::MAX) {
                             let entry = Entry { kind: record.kind, payload: record.payload() };
@@ -698,9 +710,7 @@ impl Cluster {
 
     /// Puts something on its way.
     pub fn ship(&mut self, from: usize, to: usize, to_id: Option<NodeId>, cargo: Cargo) {
-        let Some(p) = &self.hosts[from].process else { return };
-        let machine = &p.machine;
-        let sender = (machine.replica().id(), machine.incarnation(), p.number, machine.state().cluster);
+        let Some(sender) = self.sender(from) else { return };
         let (low, high) = self.plan.delay;
         let mut delay = self.dice.within(low, high);
         if matches!(cargo, Cargo::Snapshot { .. }) && self.dice.chance(self.bad) {
@@ -769,17 +779,46 @@ impl Cluster {
         self.cuts.values().any(|cut| cut.contains(&(from, to)))
     }
 
+    /// Whether a machine's node lets another one in: the handshake's rules.
+    fn admits(&self, to: usize, (id, incarnation, process, theirs): Sender, expected: Option<NodeId>) -> bool {
+        let Some(p) = &self.hosts[to].process else { return false };
+        let (ours, me) = (p.machine.state().cluster, p.machine.replica().id());
+        let other_cluster = matches!((ours, theirs), (Some(a), Some(b)) if a != b);
+        // An older process of the node, or a second one of the same start while the first still runs: a copied folder.
+        let outdated = p
+            .heard
+            .get(&id)
+            .is_some_and(|(i, n, _)| *i > incarnation || (*i == incarnation && *n != process && self.is_running(*n)));
+        // A node that is bound to no cluster goes with the first that comes, until nobody of that one is there any more.
+        let courted = ours.is_none()
+            && theirs.is_some()
+            && p.heard.values().any(|(_, n, first)| first.is_some() && *first != theirs && self.is_running(*n));
+        !other_cluster && !outdated && !courted && id != me && expected.is_none_or(|expected| expected == me)
+    }
+
+    fn sender(&self, host: usize) -> Option<Sender> {
+        let p = self.hosts[host].process.as_ref()?;
+        Some((p.machine.replica().id(), p.machine.incarnation(), p.number, p.machine.state().cluster))
+    }
+
+    /// A node keeps a connection to every other member, whether it has to say anything or not: so each knows which processes are there.
+    fn connect(&mut self, host: usize) {
+        let (Some(p), Some(sender)) = (&self.hosts[host].process, self.sender(host)) else { return };
+        let Some(config) = p.machine.replica().config().cloned() else { return };
+        for member in config.members().filter(|m| m.id != sender.0) {
+            let Some(to) = Host::at(&member.peer).filter(|to| !self.is_cut(host, *to)) else { continue };
+            if self.admits(to, sender, Some(member.id))
+                && let Some(p) = &mut self.hosts[to].process
+            {
+                p.heard.insert(sender.0, (sender.1, sender.2, sender.3));
+            }
+        }
+    }
+
     fn arrive(&mut self, packet: Packet) -> Result<(), Violation> {
         let Packet { from, sender: (id, incarnation, process, theirs), to, to_id, cargo } = packet;
         let cut = self.is_cut(from, to);
-        let refused = |p: &Process| {
-            let ours = p.machine.state().cluster;
-            let me = p.machine.replica().id();
-            let other_cluster = matches!((ours, theirs), (Some(a), Some(b)) if a != b);
-            let known = p.heard.get(&id).is_some_and(|(i, n)| *i > incarnation || (*i == incarnation && *n != process));
-            other_cluster || known || id == me || to_id.is_some_and(|expected| expected != me)
-        };
-        let open = !cut && self.hosts[to].process.as_ref().is_some_and(|p| !refused(p));
+        let open = !cut && self.admits(to, (id, incarnation, process, theirs), to_id);
         if !open {
             // The sender notices now and then: a connection that breaks, but not every packet that is swallowed.
             if !cut || self.dice.chance(200) {
@@ -789,7 +828,9 @@ impl Cluster {
             return Ok(());
         }
         let Some(p) = &mut self.hosts[to].process else { return Ok(()) };
-        p.heard.insert(id, (incarnation, process));
+        if !matches!(cargo, Cargo::Introduction(..) | Cargo::Welcome(_) | Cargo::Snapshot { .. }) {
+            p.heard.insert(id, (incarnation, process, theirs));
+        }
         p.heard_at.insert(id, self.now);
         // Whoever is heard from can be answered.
         p.addresses.insert(id, from);
@@ -937,7 +978,8 @@ impl Cluster {
         };
         let Some(chronicle) = self.chronicles.get(&cluster.0) else { return Ok(()) };
         let mut disks = Disks::new();
-        for h in &self.hosts {
+        // A copied folder gives two machines one identity: the first one's is the original.
+        for h in self.hosts.iter().rev() {
             disks.extend(h.identity.map(|id| (id, Some(&h.durable))));
         }
         disks.extend(self.lost.iter().map(|id| (*id, None)));

@@ -108,6 +108,12 @@ fn fresh(bytes: Vec<u8>) -> Arc<Mutex<Contents>> {
     Arc::new(Mutex::new(Contents { live: bytes.clone(), durable: bytes, pending: Vec::new() }))
 }
 
+fn is_segment(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("wal-") && name.ends_with(".log"))
+}
+
 fn broken() -> io::Error {
     io::Error::other("the disk does not answer")
 }
@@ -205,19 +211,27 @@ impl SimDisk {
         copy
     }
 
-    /// Some byte of a file that was written a while ago changes by itself. Says where. `choose` names the files it may be, and how many of their last
-    /// bytes are spared.
-    pub fn rot(&self, spare_from: impl Fn(&Path) -> Option<u64>, dice: &mut Dice) -> Option<String> {
+    /// Some byte of some file changes by itself: any one, but of what the log's segments hold not the last `spare` bytes that were written. Says where.
+    pub fn rot(&self, spare: u64, dice: &mut Dice) -> Option<String> {
         let state = self.0.lock();
-        let files: Vec<(&PathBuf, u64)> = state.live.keys().filter_map(|p| Some((p, spare_from(p)?))).collect();
-        let (path, end) = *files.get(dice.below(files.len() as u64) as usize)?;
-        let contents = state.live.get(path)?;
+        // Names of segments grow with their age; what one ends in is what was written last, if anything was yet.
+        let segments = state.live.iter().rev().filter(|(path, _)| is_segment(path));
+        let mut spare = spare as usize;
+        let mut ends = BTreeMap::new();
+        for (path, contents) in segments {
+            let contents = contents.lock();
+            let written = contents.live.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+            ends.insert(path.clone(), written.saturating_sub(spare));
+            spare = spare.saturating_sub(written);
+        }
+        let files: Vec<_> = state.live.iter().collect();
+        let (path, contents) = *files.get(dice.below(files.len() as u64) as usize)?;
         let mut contents = contents.lock();
-        let len = end.min(contents.live.len() as u64).min(contents.durable.len() as u64);
+        let len = ends.get(path).copied().unwrap_or(contents.live.len()).min(contents.durable.len());
         if len == 0 {
             return None;
         }
-        let at = dice.below(len) as usize;
+        let at = dice.below(len as u64) as usize;
         let flip = dice.within(1, 255) as u8;
         contents.live[at] ^= flip;
         contents.durable[at] ^= flip;

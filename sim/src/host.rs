@@ -153,8 +153,8 @@ pub struct Process {
     pub number: u64,
     /// Where others are, by id.
     pub addresses: BTreeMap<NodeId, usize>,
-    /// The newest process of each other node that was heard from.
-    pub heard: BTreeMap<NodeId, (u64, u64)>,
+    /// The newest process of each other node that was heard from: incarnation, number, cluster.
+    pub heard: BTreeMap<NodeId, (u64, u64, Option<ClusterId>)>,
     /// When the last message of each of them arrived.
     pub heard_at: BTreeMap<NodeId, u64>,
     /// When its last reign began.
@@ -201,6 +201,8 @@ pub struct Host {
     pub identity: Option<NodeId>,
     /// What the disk holds for certain.
     pub durable: Durable,
+    /// The size of the last turn of the log.
+    pub last_turn_bytes: u64,
     /// Whether the disk was hurt since the last start, so that it may have lost what it promised.
     pub hurt: bool,
     /// Whether its disk was ever replaced: whoever does that says to which cluster the node belongs, and founds none with it.
@@ -233,6 +235,7 @@ impl Host {
             stalled_until: 0,
             identity: None,
             durable: Durable::default(),
+            last_turn_bytes: 0,
             hurt: false,
             replaced: false,
             dice,

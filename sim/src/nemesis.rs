@@ -1,7 +1,8 @@
 //! What goes wrong, and when.
 //!
 //! It may do anything the product promises to survive, and nothing else: a disk is taken away for good only while enough of the others hold what is
-//! acknowledged (N − E of them at a time), and rot spares the end of a log, which cannot be told from a torn tail.
+//! acknowledged (N − E of them at a time), and rot spares the last batch of a log, which cannot be told
+//! from a torn tail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,9 @@ use crate::dice::Dice;
 use crate::host::Wait;
 use crate::plan::{Fault, Strike};
 use crate::truth::Violation;
+
+/// Bytes before the end of the log, besides those of the last batch, in which no rot is: headers, and the round-up to a sector.
+const TAIL_SPARED: u64 = 4_096;
 
 /// How a fault is taken back.
 #[derive(Clone, Debug)]
@@ -241,32 +245,40 @@ impl Cluster {
         if !self.may_lose(host) {
             return false;
         }
-        self.kill(host, true);
         if fault == Fault::Wipe {
-            self.hosts[host].disk.wipe();
-            self.hosts[host].engine.wipe();
-            self.lost.extend(self.hosts[host].identity);
-            self.hosts[host].hurt = true;
-            self.hosts[host].replaced = true;
-            self.say(host, || "WIPED".into());
+            self.wipe(host);
         } else {
-            // The first pages of the oldest segment: what was written there was proven durable by what came later, unless the log is very short.
-            let oldest = self.hosts[host].durable.terms.len() > 40;
-            let pick = |path: &std::path::Path| {
-                let name = path.file_name()?.to_str()?;
-                let ours = path.parent()? == crate::host::folder();
-                (ours && oldest && name.starts_with("wal-000000000001")).then_some(4_096 + 1_024)
-            };
-            let rotten = self.hosts[host].disk.rot(pick, dice);
+            self.kill(host, true);
+            let rotten = self.rot(host, dice);
             let Some(rotten) = rotten else {
                 self.back_in(host, dice);
                 return false;
             };
-            self.hosts[host].hurt = true;
             self.say(host, || format!("ROT in {rotten}"));
         }
         self.back_in(host, dice);
         true
+    }
+
+    /// Takes a machine's disk away and puts an empty one in.
+    pub fn wipe(&mut self, host: usize) {
+        self.kill(host, true);
+        let h = &mut self.hosts[host];
+        h.disk.wipe();
+        h.engine.wipe();
+        (h.hurt, h.replaced) = (true, true);
+        self.lost.extend(h.identity);
+        self.say(host, || "WIPED".into());
+    }
+
+    /// Has a byte change somewhere on a disk whose node is down: in any file, but not where the last batch of the log may lie, which cannot be told from a
+    /// torn tail when it is damaged. Says where.
+    pub fn rot(&mut self, host: usize, dice: &mut Dice) -> Option<String> {
+        let h = &mut self.hosts[host];
+        let spare = h.last_turn_bytes + TAIL_SPARED;
+        let rotten = h.disk.rot(spare, dice);
+        h.hurt |= rotten.is_some();
+        rotten
     }
 
     /// Whether the cluster survives that this disk is lost, too: E of every half keep theirs, in the newest configuration of whoever has one.
@@ -365,6 +377,12 @@ impl Cluster {
         }
         self.cuts.clear();
         self.bad = 0;
+        // Of the first nodes none may be left: whoever has an empty one to be taken in has to say where a member is.
+        self.all_named = true;
+        let everyone = 0..self.hosts.len();
+        for (host, p) in self.hosts.iter_mut().enumerate().filter_map(|(i, h)| Some((i, h.process.as_mut()?))) {
+            p.targets = everyone.clone().filter(|to| *to != host).collect();
+        }
         (self.plan.loss, self.plan.duplicates) = (0, 0);
         for host in 0..self.hosts.len() {
             let h = &mut self.hosts[host];

@@ -33,7 +33,7 @@ pub enum Fault {
     FullDisk,
     /// A machine comes back with an empty disk.
     Wipe,
-    /// A byte of an old batch of a log changes while its node is down.
+    /// A byte somewhere on a disk changes while its node is down.
     Rot,
     /// A clock leaps ahead.
     ClockJump,
