@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -15,6 +15,8 @@ use crate::wait::eventually;
 
 /// How much of a node's log is shown when a test failed.
 const LOG_TAIL_LINES: usize = 60;
+/// How long a process may take to stand still: one that waits for its disk does so when it is answered.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A node: a name, ports and a folder that stay, and a process that comes and goes.
 #[derive(Debug)]
@@ -110,9 +112,23 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: the process stands still, its connections stay open.
+    /// SIGSTOP: the process stands still when this returns, its connections stay open.
+    ///
+    /// # Panics
+    /// If it still runs after seconds.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        // The signal is on its way to each thread for a moment: one that is writing its log may still answer.
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let begun = Instant::now();
+        while !std::fs::read_dir(&tasks)
+            .expect("the threads of a process of ours")
+            .flatten()
+            .all(|task| is_stopped(&task.path()))
+        {
+            assert!(begun.elapsed() < PAUSE_LIMIT, "{} does not stand still", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT
@@ -261,6 +277,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whether a thread, by its folder under `/proc`, is held by SIGSTOP or has ended.
+fn is_stopped(task: &Path) -> bool {
+    // "12 (a name) T ...": the name may hold anything, a bracket, too.
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// Runs a program to its end, at most `limit` long: exit code, stdout, stderr.
