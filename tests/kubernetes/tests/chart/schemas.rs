@@ -1,16 +1,20 @@
 //! JSON schemas of every kind that the API server knows, from what it says of itself: kubeconform would fetch them from the internet.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use quorate_kubernetes::command::run;
 use serde_json::{Value, json};
 
+/// How long a new kind may take to appear in what the API server tells: a second or two, more on a busy machine.
+const PUBLISHED_LIMIT: Duration = Duration::from_secs(60);
+
 /// Writes a file for each kind, under the name that kubeconform asks for: `deployment-apps-v1.json`.
 pub(crate) async fn write(folder: &Path) {
-    let text = run("kubectl", &["get", "--raw", "/openapi/v2"], "")
+    run("kubectl", &["apply", "--server-side", "--force-conflicts", "-f", "charts/quorate/crds"], "")
         .await
-        .good("kubectl get --raw /openapi/v2 (make apiserver-up, KUBECONFIG)");
-    let api: Value = serde_json::from_str(&text).expect("JSON");
+        .good("kubectl apply of the CRDs (make apiserver-up, KUBECONFIG)");
+    let api = published().await;
     let definitions = &api["definitions"];
     let mut written = 0;
     for definition in definitions.as_object().expect("definitions").values() {
@@ -25,6 +29,20 @@ pub(crate) async fn write(folder: &Path) {
         }
     }
     assert!(written > 100, "only {written} kinds");
+}
+
+/// What the API server says of its kinds, once ours is among them: it tells of a new one a moment after taking it.
+async fn published() -> Value {
+    let begun = Instant::now();
+    loop {
+        let text = run("kubectl", &["get", "--raw", "/openapi/v2"], "").await.good("kubectl get --raw /openapi/v2");
+        let api: Value = serde_json::from_str(&text).expect("JSON");
+        if text.contains("\"KVCluster\"") {
+            return api;
+        }
+        assert!(begun.elapsed() < PUBLISHED_LIMIT, "the API server does not tell of KVCluster");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The schema with its references written out, refusing fields it does not name. Inside itself a definition (that of schemas) takes anything.
