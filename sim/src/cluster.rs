@@ -567,7 +567,8 @@ impl Cluster {
         let jobs: Vec<Job> = p.machine.wal().under_way().to_vec();
         let event = p.machine.finish_wal();
         if matches!(event, Some(WalEvent::Failed { .. })) {
-            // What the disk holds now is not certain any more.
+            // What the disk holds now is not certain any more: what was overwritten may be gone, though the write was reported as failed.
+            jobs.iter().for_each(|job| note_overwritten(&mut h.durable, job));
             return self.pump(host, false);
         }
         for job in jobs {
