@@ -15,7 +15,7 @@ help: ## Show this list
 local: ## Start a leader and five followers on this machine
 	cargo run --release -- local
 
-test: ## Everything: format, lints, docs, unit and golden tests, the model, clusters of real processes
+test: ## Everything: format, lints, docs, unit tests, the model, the simulator, real processes, the page, the chart, the operator
 	@$(STAGE) setup ./scripts/setup
 	@$(STAGE) format $(MAKE) --no-print-directory format-check
 	@$(STAGE) lint $(MAKE) --no-print-directory lint
@@ -27,6 +27,8 @@ test: ## Everything: format, lints, docs, unit and golden tests, the model, clus
 	@$(STAGE) e2e $(MAKE) --no-print-directory e2e
 	@$(STAGE) web $(MAKE) --no-print-directory web
 	@$(STAGE) observe $(MAKE) --no-print-directory observe
+	@$(STAGE) chart $(MAKE) --no-print-directory chart
+	@$(STAGE) operator $(MAKE) --no-print-directory operator
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 
 setup: ## Install what the tests need
