@@ -5,21 +5,23 @@
 //!
 //! Before: `http`, `tcp`, `cli`. After: [`crate::driver`] (through a bounded queue), [`crate::peer`] (forwarding).
 
+mod shared;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::kv::{Command, Item, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
+pub(crate) use shared::Shared;
 
 /// What a node knows of itself and its cluster, as of the driver's last turn.
 #[derive(Clone, Debug)]
@@ -48,6 +50,26 @@ pub struct NodeState {
     pub disk_full: bool,
     /// How many nodes more have to introduce themselves before this one founds a cluster; `None` where it does not.
     pub waits_for: Option<usize>,
+}
+
+impl NodeState {
+    /// What is known before the driver has said anything.
+    fn blank() -> NodeState {
+        NodeState {
+            role: Role::Follower,
+            term: Term(0),
+            leader: None,
+            cluster: None,
+            config: None,
+            commit: Index(0),
+            last: Index(0),
+            peers: Vec::new(),
+            ready: false,
+            removed: false,
+            disk_full: false,
+            waits_for: None,
+        }
+    }
 }
 
 /// One other member as the leader sees it.
@@ -258,48 +280,6 @@ pub(crate) trait Forward: Send + Sync {
     fn set_delay(&self, range: (Duration, Duration));
 }
 
-/// What is shared by every clone of a [`Handle`].
-pub(crate) struct Shared {
-    pub options: NodeOptions,
-    pub id: NodeId,
-    pub incarnation: u64,
-    /// This node as it is now; the configuration may know it elsewhere for a moment.
-    pub me: Member,
-    pub store: Store,
-    pub metrics: Arc<Metrics>,
-    pub state: ArcSwap<NodeState>,
-    pub applied: watch::Receiver<Index>,
-    pub asks: mpsc::Sender<Ask>,
-    pub forward: Arc<dyn Forward>,
-    pub stop: watch::Sender<bool>,
-    /// Whether the whole cluster is going down.
-    pub no_heir: AtomicBool,
-    pub pause: Pause,
-}
-
-/// Whether the node is held still. Its driver takes no further turn and its faces answer nothing, while connections stay open and what arrives waits in the
-/// sockets: to the others it looks like a process that was stopped with SIGSTOP, though it shares its own with them (`quorate local`).
-#[derive(Debug, Default)]
-pub(crate) struct Pause {
-    on: AtomicBool,
-    changed: Notify,
-}
-
-impl Pause {
-    /// Resolves when the node may go on: at once, if it is not held.
-    pub(crate) async fn over(&self) {
-        // An atomic alone in the ordinary course: every turn and every request passes here.
-        while self.on.load(Ordering::Relaxed) {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if !self.on.load(Ordering::SeqCst) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 /// Between two attempts to have a read confirmed when the first was lost with its leader: a tick of the driver.
 const BARRIER_AGAIN: Duration = Duration::from_millis(10);
 
@@ -351,7 +331,7 @@ impl Handle {
     /// The identity of the node's disk.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.shared.id
+        self.shared.me.id
     }
 
     /// How often the node was started on this disk.
@@ -402,8 +382,7 @@ impl Handle {
 
     /// Holds the node still, as SIGSTOP does with a process, or lets it go on. Its disk may finish what it was given before.
     pub(crate) fn pause(&self, pause: bool) {
-        self.shared.pause.on.store(pause, Ordering::SeqCst);
-        self.shared.pause.changed.notify_waiters();
+        self.shared.pause.hold(pause);
     }
 
     /// Resolves when the node is not held still.

@@ -8,17 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorum::{Index, Member, NodeId, Quorum, Role};
+use quorum::{Index, Member, NodeId, Quorum};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::driver::{self, Parts, world::Real};
 use crate::forward::{self, PeerForward};
-use crate::handle::{Handle, NodeState, Shared};
+use crate::handle::{Handle, Shared};
 use crate::kv::{Import, Imported, Store};
 use crate::metrics::Metrics;
 use crate::opening::{OnDisk, Recovery};
@@ -207,23 +206,8 @@ impl Parted {
             Arc::new(Logs(reader.clone())),
             Snapshots(store.clone()),
         );
-        let (asks_tx, asks) = mpsc::channel(options.limits.in_flight_writes);
-        let (applied_tx, applied) = watch::channel(store.applied().index);
-        let shared = Arc::new(Shared {
-            id,
-            incarnation,
-            store,
-            metrics,
-            state: ArcSwap::from_pointee(blank_state()),
-            applied,
-            asks: asks_tx,
-            forward: Arc::new(PeerForward(network.clone())),
-            stop: watch::channel(false).0,
-            no_heir: false.into(),
-            pause: crate::handle::Pause::default(),
-            me: me.clone(),
-            options,
-        });
+        let forward = Arc::new(PeerForward(network.clone()));
+        let (shared, asks, applied) = Shared::begin(options, me.clone(), incarnation, store, metrics, forward);
         let handle = Handle { shared: shared.clone() };
         let options = handle.options();
         let targets: Vec<String> = options.join.iter().cloned().chain(known_peers).collect();
@@ -239,7 +223,7 @@ impl Parted {
             wal,
             log: reader,
             world: Arc::new(Real(network.clone())),
-            applied: applied_tx,
+            applied,
             asks,
             peers,
             wal_events,
@@ -292,23 +276,6 @@ fn network_options(options: &NodeOptions) -> NetworkOptions {
         delay: options.delay,
         call_timeout: options.request_timeout,
         ..NetworkOptions::default()
-    }
-}
-
-pub(crate) fn blank_state() -> NodeState {
-    NodeState {
-        role: Role::Follower,
-        term: quorum::Term(0),
-        leader: None,
-        cluster: None,
-        config: None,
-        commit: Index(0),
-        last: Index(0),
-        peers: Vec::new(),
-        ready: false,
-        removed: false,
-        disk_full: false,
-        waits_for: None,
     }
 }
 

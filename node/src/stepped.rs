@@ -9,11 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorum::{Change, Index, Member, NodeId, Replica};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub use crate::driver::world::{SnapshotEnd, World};
 pub use crate::node::{Ended, StartError};
@@ -25,7 +24,6 @@ use crate::handle::{ChangeError, Forward, Handle, NodeState, ReadError, Shared, 
 use crate::join::Rounds;
 use crate::kv::{Command, Imported, MemoryHome, Store};
 use crate::metrics::Metrics;
-use crate::node::blank_state;
 use crate::opening::{OnDisk, Recovery};
 use crate::options::NodeOptions;
 use crate::peer::PeerEvent;
@@ -122,23 +120,8 @@ impl Machine {
         let (wal, turns) = Wal::detached(log, vote, grounds.metrics.clone());
         let reader = wal.reader();
         let (peer_tx, peers) = mpsc::channel(QUEUE);
-        let (asks_tx, asks) = mpsc::channel(options.limits.in_flight_writes);
-        let (applied_tx, applied) = watch::channel(store.applied().index);
-        let shared = Arc::new(Shared {
-            id,
-            incarnation,
-            store,
-            metrics: grounds.metrics.clone(),
-            state: ArcSwap::from_pointee(blank_state()),
-            applied,
-            asks: asks_tx,
-            forward: Arc::new(Nowhere),
-            stop: watch::channel(false).0,
-            no_heir: false.into(),
-            pause: crate::handle::Pause::default(),
-            me: me.clone(),
-            options,
-        });
+        let (shared, asks, applied) =
+            Shared::begin(options, me.clone(), incarnation, store, grounds.metrics.clone(), Arc::new(Nowhere));
         let handle = Handle { shared: shared.clone() };
         let (calls_tx, calls) = mpsc::unbounded_channel();
         let parts = Parts {
@@ -152,7 +135,7 @@ impl Machine {
             wal,
             log: reader.clone(),
             world: grounds.world.clone(),
-            applied: applied_tx,
+            applied,
             asks,
             peers,
             wal_events,

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorum::{Config, Index, Member, NodeId, Role, Term};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
 use crate::kv::{Applied, Store};
@@ -81,9 +80,9 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
         waits_for: None,
     };
     let store = Store::memory();
-    let (asks, mut received) = mpsc::channel(1024);
-    let (applied_tx, applied) = watch::channel(Index(0));
-    let applying = store.clone();
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (shared, mut received, applied) = Shared::begin(options, member(1), 1, store.clone(), metrics, forward);
+    shared.state.store(Arc::new(state));
     tokio::spawn(async move {
         let mut index = Index(0);
         while let Some(ask) = received.recv().await {
@@ -91,8 +90,8 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
                 Ask::Write(write) => {
                     index = index.next();
                     let position = quorum::Position { term: Term(1), index };
-                    let Applied { outcome, first } = applying.apply_command(position, &write.payload);
-                    applied_tx.send_replace(index);
+                    let Applied { outcome, first } = store.apply_command(position, &write.payload);
+                    applied.send_replace(index);
                     let (revision, repeated) = (first.unwrap_or(index).0, first.is_some());
                     let _ = write.reply.send(Ok(Written { outcome, revision, term: 1, copies: 2, repeated }));
                 }
@@ -108,21 +107,5 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
             }
         }
     });
-    Handle {
-        shared: Arc::new(Shared {
-            options,
-            id: NodeId(1),
-            incarnation: 1,
-            store,
-            metrics: Arc::new(Metrics::new().expect("metrics")),
-            state: ArcSwap::from_pointee(state),
-            applied,
-            asks,
-            forward,
-            stop: watch::channel(false).0,
-            no_heir: false.into(),
-            pause: crate::handle::Pause::default(),
-            me: member(1),
-        }),
-    }
+    Handle { shared }
 }
