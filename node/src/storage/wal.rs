@@ -228,6 +228,12 @@ struct Staged {
     frames: Vec<Bytes>,
 }
 
+impl Staged {
+    fn batch(&self) -> Batch<'_> {
+        Batch { first: self.first, last: self.last, commit: self.commit, frames: &self.frames }
+    }
+}
+
 #[derive(Debug)]
 struct Writer {
     log: Log,
@@ -289,9 +295,7 @@ impl Writer {
     fn finish(&mut self, notify: &impl Fn(WalEvent)) -> Result<(), LogError> {
         let begun = (self.staged.is_some() || self.log.is_dirty()).then(Instant::now);
         match self.staged.take() {
-            Some(Staged { first, last, commit, frames }) => {
-                self.log.append_durably(&Batch { first, last, commit, frames: &frames })?;
-            }
+            Some(staged) => self.log.append_durably(&staged.batch())?,
             None => self.log.sync()?,
         }
         let spent = begun.map(|at| at.elapsed());
@@ -359,7 +363,6 @@ impl Writer {
     }
 
     fn write_staged(&mut self) -> Result<(), LogError> {
-        let Some(Staged { first, last, commit, frames }) = self.staged.take() else { return Ok(()) };
-        self.log.append(&Batch { first, last, commit, frames: &frames })
+        self.staged.take().map_or(Ok(()), |staged| self.log.append(&staged.batch()))
     }
 }
