@@ -1,16 +1,19 @@
 //! An engine around another one, for tests that look at it, break it, or make it hang.
 
+use std::sync::OnceLock;
+
 use parking_lot::Mutex;
 
 use super::*;
 
 type Hook = Box<dyn FnMut(&dyn Engine) + Send>;
 
-/// Fails while it is `broken`, stands still while somebody holds the `gate`, and tells of every batch once it is in and, as far as the drain
-/// goes, synced.
+/// Fails while it is `broken`, stands still while somebody holds the `gate`, tells of reads before they are done, and of every batch once it is in and,
+/// as far as the drain goes, synced.
 pub(super) struct Watched<E> {
     inner: E,
     hook: Mutex<Option<Hook>>,
+    reading: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub(super) broken: AtomicBool,
     /// Whether it says that it has synced what it has not.
     pub(super) lying: AtomicBool,
@@ -22,6 +25,7 @@ impl<E: Engine> Watched<E> {
         Arc::new(Watched {
             inner,
             hook: Mutex::new(None),
+            reading: OnceLock::new(),
             broken: AtomicBool::new(false),
             lying: AtomicBool::new(false),
             gate: Mutex::new(()),
@@ -30,6 +34,11 @@ impl<E: Engine> Watched<E> {
 
     pub(super) fn watch(&self, hook: impl FnMut(&dyn Engine) + Send + 'static) {
         *self.hook.lock() = Some(Box::new(hook));
+    }
+
+    /// Whoever reads a key does this first.
+    pub(super) fn watch_reads(&self, reading: impl Fn() + Send + Sync + 'static) {
+        assert!(self.reading.set(Box::new(reading)).is_ok(), "its reads are watched already");
     }
 
     /// Drops the hook and what it holds.
@@ -48,6 +57,9 @@ impl<E: Engine> Watched<E> {
 
 impl<E: Engine> Engine for Watched<E> {
     fn get(&self, key: &[u8]) -> Result<Option<Item>, EngineError> {
+        if let Some(reading) = self.reading.get() {
+            reading();
+        }
         self.works().and_then(|()| self.inner.get(key))
     }
     fn meta(&self) -> Result<Option<Meta>, EngineError> {
