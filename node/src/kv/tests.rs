@@ -17,6 +17,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorum::{Config, Member, NodeId, Position};
 
+use super::engine::journal::newest;
 use super::engine::memory::{MemoryEngine, MemoryHome};
 use super::engine::{Change, Engine, EngineError, Graves, Meta, Snapshot};
 use super::once::{Moving, Row};
@@ -396,7 +397,7 @@ fn versions_count_position_and_configuration_survive_drains_and_a_restart() {
     assert_eq!(store.persist().expect("nothing but a position"), Position::new(16, 2));
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("create");
     for entry in std::fs::read_dir(from).expect("list") {
         let entry = entry.expect("entry");
@@ -409,13 +410,13 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// The journal in a copied folder, and the end of what was written to it (the rest is preallocated zeros).
+/// The newest journal in a copied folder, and the end of what was written to it (the rest is preallocated zeros).
 fn journal(dir: &Path) -> (std::path::PathBuf, usize) {
     let engine = std::fs::read_dir(dir).expect("list").find_map(|e| {
         let path = e.expect("entry").path();
         path.is_dir().then_some(path)
     });
-    let path = engine.expect("engine").join("0.jnl");
+    let (_, path) = newest(&engine.expect("engine")).expect("listed").expect("a journal");
     let bytes = std::fs::read(&path).expect("journal");
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     (path, end)

@@ -4,7 +4,8 @@
 //! a fresh subfolder and takes over by a durable rename of the pointer. What the pointer does not name is removed at the next start.
 //!
 //! fjall's ways that shape this module: a plain `get` may see half a batch, so everything is read through snapshots; its writer stalls for
-//! 100–350 ms now and then, so only the drain calls [`Engine::commit`]; with few workers it may stop flushing without an error, hence
+//! 100–350 ms now and then, so only the drain calls [`Engine::commit`]; a journal with a gap, as a loss of power leaves it, it may refuse to
+//! open, so `journal` mends it first; with few workers it may stop flushing without an error, hence
 //! [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record and the graves live beside the keys, under prefixes
 //! of their own that no reader of keys looks at.
 
@@ -22,7 +23,9 @@ use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 use parking_lot::Mutex;
 
-use super::{Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item};
+use super::{
+    Change, Engine, EngineError, Graves, Home, Ingest, Items, Meta, Snapshot, decode_item, encode_item, journal,
+};
 use crate::kv::Item;
 use crate::kv::once::{Moving, Row};
 use crate::kv::wire::Reader;
@@ -92,7 +95,7 @@ fn failed(doing: &'static str) -> impl FnOnce(fjall::Error) -> EngineError {
     move |source| EngineError::Fjall { doing, source }
 }
 
-fn file_failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
+pub(super) fn file_failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError {
     let path = path.to_owned();
     move |source| EngineError::File { doing, path, source }
 }
@@ -100,6 +103,7 @@ fn file_failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) 
 impl FjallEngine {
     fn open(dir: &Path, name: &str, cache_bytes: u64) -> Result<FjallEngine, EngineError> {
         let path = dir.join(name);
+        journal::mend(&path)?;
         let db = Database::builder(&path)
             .cache_size(cache_bytes)
             .worker_threads(WORKERS)

@@ -9,6 +9,7 @@
 //! Before: the overlay's drain. After: the engine's disk.
 
 pub(super) mod fjall;
+pub(super) mod journal;
 pub(super) mod memory;
 
 use std::collections::HashMap;

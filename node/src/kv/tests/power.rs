@@ -58,8 +58,14 @@ fn command_at(index: u64) -> Command {
         3 => increment(&format!("n{}", dice % 7), 3),
         4 => delete_if(&key, Condition::Revision(index.saturating_sub((dice >> 40) % 900))),
         5 => Command::DeleteMany { keys: vec![key.into(), format!("k{:04}", (dice >> 20) % KEYS).into()] },
+        6 => put(&key, &noise(dice, (dice >> 32) as usize % 9000)),
         _ => put(&key, &"v".repeat((dice >> 32) as usize % 200)),
     }
+}
+
+/// A text that does not compress, so that a page that is lost lies within a value.
+fn noise(seed: u64, bytes: usize) -> String {
+    (0..bytes as u64).map(|n| char::from(b'0' + (mix(seed ^ n) >> 20) as u8 % 64)).collect()
 }
 
 fn folder_limits() -> Limits {
@@ -94,11 +100,15 @@ fn repeat(opened: &Opened, store: &Store) {
 /// What the process has promised: a file of numbers, each written once it is true.
 const PROMISES: &str = "promises";
 /// The places of the numbers: the last entry durable in the log; the engine's position that the log may be cut up to; the engine's position
-/// at its last sync, and the journal's end then.
+/// at its last sync, and the journal's number and end then.
 const DURABLE: usize = 0;
 const PERSISTED: usize = 1;
 const SYNCED: usize = 2;
-const JOURNAL_END: usize = 3;
+const JOURNAL: usize = 3;
+const JOURNAL_END: usize = 4;
+
+/// A number for each place.
+type Promised = [u64; 5];
 
 struct Promises(std::fs::File);
 
@@ -113,24 +123,26 @@ impl Promises {
         self.0.write_all_at(&bytes, place as u64 * 8).expect("written");
     }
 
-    fn read(&self) -> [u64; 4] {
-        let mut bytes = [0; 32];
+    fn read(&self) -> Promised {
+        let mut bytes = [0; 40];
         let length = self.0.read_at(&mut bytes, 0).expect("read");
         assert!(length % 8 == 0, "half a promise");
-        [0, 1, 2, 3].map(|n| u64::from_le_bytes(bytes[n * 8..n * 8 + 8].try_into().expect("eight bytes")))
+        [0, 1, 2, 3, 4].map(|n| u64::from_le_bytes(bytes[n * 8..n * 8 + 8].try_into().expect("eight bytes")))
     }
 }
 
-/// The end of the journal, of which everything before `from` is known to be written.
-fn journal_end(engine: &Path, from: u64) -> u64 {
-    let Ok(file) = std::fs::File::open(engine.join("0.jnl")) else { return 0 };
+/// The newest journal, and its end, if this end of a journal was seen before.
+fn journal_end(engine: &Path, seen: (u64, u64)) -> (u64, u64) {
+    let (number, path) = newest(engine).expect("listed").expect("a journal");
+    let from = if number == seen.0 { seen.1 } else { 0 };
+    let file = std::fs::File::open(path).expect("the journal");
     let (mut buffer, mut at, mut end) = (vec![0; 64 << 10], from, from);
     loop {
         let read = file.read_at(&mut buffer, at).expect("the journal can be read");
         match buffer[..read].iter().rposition(|byte| *byte != 0) {
             Some(last) => end = at + last as u64 + 1,
             // What was not written yet is zeros, to the end.
-            None => return end,
+            None => return (number, end),
         }
         at += read as u64;
     }
@@ -142,18 +154,18 @@ fn a_process_whose_power_goes() {
     let Some(dir) = std::env::var_os(FOLDER) else { return };
     let folder = Path::new(&dir).join("node");
     let promises = Arc::new(Promises::open(Path::new(&dir)));
-    let (promising, store_folder, mut end) = (Arc::clone(&promises), folder.join("store"), 0);
+    let (promising, store_folder, mut end) = (Arc::clone(&promises), folder.join("store"), (0, 0));
     // Nobody but the drain writes to the journal, and the drain waits for this.
     let hook = move |engine: &dyn Engine| {
         end = journal_end(&store_folder.join(engine.name()), end);
         let position = engine.meta().expect("readable").expect("there").position;
-        promising.make(SYNCED, &[position.index.0, end]);
+        promising.make(SYNCED, &[position.index.0, end.0, end.1]);
     };
     let (mut node, store) = opened(&folder, Some(hook));
     // What is there at the beginning was synced by whoever left it, or by the making of a new engine.
     let current = std::fs::read_to_string(folder.join("store/current")).expect("a pointer");
-    let end = journal_end(&folder.join("store").join(current.trim_end()), 0);
-    promises.make(SYNCED, &[store.applied().index.0, end]);
+    let end = journal_end(&folder.join("store").join(current.trim_end()), (0, 0));
+    promises.make(SYNCED, &[store.applied().index.0, end.0, end.1]);
     node.vote.save(Term(1), None).expect("saved");
     repeat(&node, &store);
     // Another thread waits for the engine, as in a node.
@@ -222,7 +234,7 @@ impl Working {
     }
 
     /// Everything in it stands still while the folder is copied; returns what was promised then.
-    fn copy(&mut self, from: &Path, to: &Path) -> [u64; 4] {
+    fn copy(&mut self, from: &Path, to: &Path) -> Promised {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::STOP).expect("stops");
         waitpid(Some(pid), WaitOptions::UNTRACED).expect("stopped");
@@ -241,8 +253,11 @@ impl Drop for Working {
 }
 
 /// Takes away some of what the journal got after a sync, as a disk may that lost its power. Returns whether there was any.
-fn lose(copy: &Path, synced: usize, dice: u64) -> bool {
+fn lose(copy: &Path, promised: Promised, dice: u64) -> bool {
     let (path, end) = journal(&copy.join("store"));
+    // fjall syncs a journal before it begins another, of which nothing is synced then.
+    let same = path.file_stem().is_some_and(|stem| stem.to_string_lossy() == promised[JOURNAL].to_string());
+    let synced = if same { promised[JOURNAL_END] as usize } else { 0 };
     if end <= synced {
         return false;
     }
@@ -251,8 +266,8 @@ fn lose(copy: &Path, synced: usize, dice: u64) -> bool {
     match dice % 4 {
         0 => bytes.truncate(at),
         1 => bytes[at..].fill(0),
-        // A sector in the middle never arrived, those behind it did.
-        2 => bytes[at..end.min(at + 512)].fill(0),
+        // A page in the middle never arrived, those behind it did.
+        2 => bytes[synced.max(at / 4096 * 4096)..end.min(at / 4096 * 4096 + 4096)].fill(0),
         _ => bytes[synced..].fill(0),
     }
     std::fs::write(path, bytes).expect("journal");
@@ -260,7 +275,7 @@ fn lose(copy: &Path, synced: usize, dice: u64) -> bool {
 }
 
 /// Opens a copy, checks it, repeats the log and checks the state it comes to. Returns whether the engine was between two positions.
-fn check(copy: &Path, promised: [u64; 4], model: &mut Model) -> bool {
+fn check(copy: &Path, promised: Promised, model: &mut Model) -> bool {
     let none: Option<fn(&dyn Engine)> = None;
     let (node, store) = opened(copy, none);
     let (applied, whole, last) = (store.applied().index.0, store.whole_from().index.0, node.log.last().index.0);
@@ -329,7 +344,7 @@ fn lose_power(seed: u64, losses: u64, lying: bool) {
             let mut promised = working.copy(&live, &copy);
             if promised[PERSISTED] == before[PERSISTED] {
                 promised[SYNCED] = before[SYNCED];
-                torn += u64::from(lose(&copy, before[JOURNAL_END] as usize, dice >> 32));
+                torn += u64::from(lose(&copy, before, dice >> 32));
             }
             between += u64::from(check(&copy, promised, &mut model));
             cut += u64::from(promised[PERSISTED] > 0);
