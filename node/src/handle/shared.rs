@@ -14,7 +14,7 @@ use crate::kv::Store;
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 
-/// What is shared by every clone of a [`Handle`].
+/// What is shared by every clone of a [`super::Handle`].
 pub(crate) struct Shared {
     pub options: NodeOptions,
     pub incarnation: u64,
