@@ -88,12 +88,13 @@ impl Forward for PeerForward {
 /// A request of another node, and where the answer goes.
 pub(crate) type Call = (Bytes, oneshot::Sender<Bytes>);
 
-/// Serves what other nodes pass on, in the order it arrives, until the driver ends. On a task of its own: preparing a command may read the disk.
+/// Serves what other nodes pass on, in the order it arrives, until the driver ends. On a task of its own: preparing a command may
+/// wait for the disk.
 pub(crate) async fn serve(handle: Handle, mut calls: mpsc::UnboundedReceiver<Call>) {
     while let Some((body, reply)) = calls.recv().await {
         match postcard::from_bytes(&body) {
             Ok(Request::Write { payload, copies }) => {
-                let pending = handle.submit_forwarded(payload, copies);
+                let pending = handle.submit_forwarded(payload, copies).await;
                 tokio::spawn(async move {
                     let answer = match pending.await {
                         Ok(written) if written.repeated => Answer::Repeated(written),

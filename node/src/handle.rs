@@ -441,8 +441,9 @@ impl Handle {
         }
     }
 
-    /// Hands in a command that another node forwarded, already encoded. Never forwarded again: one hop.
-    pub(crate) fn submit_forwarded(&self, payload: Bytes, copies: Option<usize>) -> PendingWrite {
+    /// Hands in a command that another node forwarded, already encoded. Never forwarded again: one hop. What applying it will need is found
+    /// first, as by [`Handle::prepare`]: to keep their order, await one before the next.
+    pub(crate) async fn submit_forwarded(&self, payload: Bytes, copies: Option<usize>) -> PendingWrite {
         let Some(command) = Command::decode(&payload) else {
             let why = "it runs another version of quorate than this node".to_owned();
             return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
@@ -451,6 +452,7 @@ impl Handle {
         if let Err(why) = self.check_limits(&command, payload.len()) {
             return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
         }
+        self.prepare(&command).await;
         self.shared.store.prefetch(&command);
         PendingWrite(self.enqueue(payload, command.frees_space(), copies))
     }
