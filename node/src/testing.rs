@@ -3,6 +3,12 @@
 #![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 #![allow(clippy::expect_used, reason = "only tests and fuzz targets are built with it")]
 
+/// The end-to-end tests' way to a port: one found by binding to 0 and let go may be given to another test's listener the next moment.
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "elsewhere it is a part of a library")]
+#[path = "../../tests/src/ports.rs"]
+pub(crate) mod ports;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,6 +2,10 @@
 
 use std::process::{Command, Output};
 
+#[allow(unreachable_pub, reason = "elsewhere it is a part of a library")]
+#[path = "../../tests/src/ports.rs"]
+mod ports;
+
 fn quorate(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(args).env_clear().envs(env.iter().copied());
@@ -71,8 +75,7 @@ fn help_goes_to_stdout_with_code_0_and_names_every_verb() {
 
 #[test]
 fn a_client_verb_without_a_cluster_says_which_node_did_not_answer_and_how_to_start_one() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
-    let url = format!("http://127.0.0.1:{port}");
+    let url = format!("http://{}", ports::nobody());
     let output = quorate(&["get", "hello"], &[("QUORATE_URL", &url)]);
     assert_eq!(output.status.code(), Some(1));
     let text = err(&output);

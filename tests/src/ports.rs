@@ -1,6 +1,6 @@
 //! Ports nobody uses.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below the range that Linux takes the near ends of outgoing connections from (32768 up): a port found by binding to 0 lies in it, and may
@@ -33,4 +33,13 @@ pub fn free(count: usize) -> Vec<u16> {
         }
     }
     panic!("there are not {count} free ports in a row from {FIRST} up");
+}
+
+/// The address of a port as [`free`] finds it: where nobody listens, and nobody else of this process ever will.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn nobody() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free(1)[0]).into()
 }

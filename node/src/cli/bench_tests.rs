@@ -100,7 +100,7 @@ async fn every_request_of_a_run_is_counted_once_as_done_or_as_an_error() {
 
 #[tokio::test]
 async fn a_cluster_that_is_not_there_is_an_error_that_says_how_to_start_one() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("port").local_addr().expect("address").to_string();
+    let closed = crate::testing::ports::nobody().to_string();
     let (load, until) = load(&["--url", &closed, "--requests", "1"]).expect("load");
     let failure = measure(load, until, Duration::ZERO).await.expect_err("nobody there");
     assert!(failure.message().contains(&closed) && failure.message().contains("quorate local"), "{failure:?}");

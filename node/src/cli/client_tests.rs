@@ -76,9 +76,8 @@ fn put() -> Ask {
 }
 
 /// The address of a port where nobody listens.
-async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
-    format!("http://{}", listener.local_addr().expect("address"))
+fn nobody() -> String {
+    format!("http://{}", crate::testing::ports::nobody())
 }
 
 #[tokio::test]
@@ -117,7 +116,7 @@ async fn a_write_with_an_idempotency_key_is_asked_again_until_its_outcome_is_kno
 #[tokio::test]
 async fn what_may_have_happened_stays_unknown_when_nobody_answers_any_more() {
     let url = Fake::start(vec![error(504, "", "outcome_unknown", None)]).await.url;
-    let asked = client(&[&url, &nobody().await], 300).ask(&put().once("name")).await.expect_err("unknown");
+    let asked = client(&[&url, &nobody()], 300).ask(&put().once("name")).await.expect_err("unknown");
     assert!(matches!(asked, AskError::UnknownOnce { .. }), "{asked:?}");
     assert!(asked.to_string().contains("same idempotency key"), "{asked}");
 }
@@ -132,7 +131,7 @@ async fn a_read_whose_connection_breaks_is_asked_of_the_next_node() {
 #[tokio::test]
 async fn a_node_that_cannot_be_reached_is_passed_over() {
     let up = Fake::start(vec![ok()]).await;
-    let reply = client(&[&nobody().await, &up.url], 5_000).ask(&put()).await.expect("reply");
+    let reply = client(&[&nobody(), &up.url], 5_000).ask(&put()).await.expect("reply");
     assert_eq!(reply.headers["etag"], "\"7\"");
     let head = up.seen.lock().expect("lock")[0].clone();
     assert!(head.starts_with("PUT /v1/kv/a HTTP/1.1") && head.contains("Bearer s3cret"), "{head}");
@@ -140,7 +139,7 @@ async fn a_node_that_cannot_be_reached_is_passed_over() {
 
 #[tokio::test]
 async fn when_no_node_can_be_reached_each_is_named_with_its_reason() {
-    let down = nobody().await;
+    let down = nobody();
     let failed = client(&[&down], 5_000).ask(&put()).await.expect_err("down").to_string();
     assert!(
         failed.contains(&down) && failed.contains("connection refused") && failed.contains("quorate local"),
@@ -167,7 +166,7 @@ async fn a_refusal_without_a_time_is_final_and_one_that_stays_ends_with_the_time
     assert_eq!(stays.asked(), 1);
 
     let again = Fake::start(vec![error(503, "retry-after: 0\r\n", "no_quorum", None)]).await;
-    let failed = client(&[&again.url], 200).ask(&put()).await.expect_err("refused");
+    let failed = client(&[&again.url], 1_000).ask(&put()).await.expect_err("refused");
     assert!(
         failed.to_string().contains("nothing was changed") && failed.to_string().contains("gave up after"),
         "{failed}"
@@ -182,7 +181,7 @@ async fn a_node_that_names_the_leader_is_followed_but_not_for_ever() {
     let reply = client(&[&follower.url], 5_000).ask(&put()).await.expect("reply");
     assert_eq!((reply.body.as_ref(), leader.asked()), (&b"done"[..], 1));
 
-    let listener = nobody().await;
+    let listener = nobody();
     let confused = Fake::start(vec![error(421, "", "not_leader", Some(&listener))]).await;
     assert!(client(&[&confused.url], 5_000).ask(&put()).await.is_err());
     let one = Fake::start(vec![error(421, "", "not_leader", Some("http://127.0.0.1:9/other"))]).await;

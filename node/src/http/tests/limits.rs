@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{PATIENCE, Reply, Server};
+use crate::testing;
 
 /// Sends a request on a connection that stays open, and reads the response's head and body of known length.
 async fn on(stream: &mut TcpStream, request: &str) -> Reply {
@@ -81,7 +82,7 @@ async fn long_uris_and_heads_are_refused() {
 
 #[tokio::test]
 async fn a_head_that_does_not_arrive_ends_the_connection_and_an_idle_one_stays() {
-    let server = Server::start(Role::Leader).await;
+    let server = Server::impatient(testing::handle(Role::Leader, |_| {}), Duration::from_millis(200)).await;
     let mut idle = TcpStream::connect(server.address).await.expect("connected");
     assert_eq!(on(&mut idle, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.status, 200);
     let mut slow = TcpStream::connect(server.address).await.expect("connected");
@@ -166,7 +167,7 @@ async fn a_stopping_node_ends_idle_connections_finishes_the_busy_and_returns() {
     assert!(closed(&mut idle).await, "an idle connection ends at once");
     let reply = on(&mut busy, "lf").await;
     assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
-    tokio::time::timeout(Duration::from_secs(5), server.served).await.expect("in time").expect("served");
+    tokio::time::timeout(PATIENCE, server.served).await.expect("in time").expect("served");
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
 }
 
@@ -177,5 +178,5 @@ async fn a_client_that_never_finishes_does_not_keep_a_stopping_node() {
     stuck.write_all(b"PUT /v1/kv/k HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nha").await.expect("sent");
     server.get("/livez").await;
     server.handle.request_stop();
-    tokio::time::timeout(Duration::from_secs(5), server.served).await.expect("in time").expect("served");
+    tokio::time::timeout(PATIENCE, server.served).await.expect("in time").expect("served");
 }

@@ -72,9 +72,15 @@ impl Server {
     }
 
     async fn of(handle: Handle) -> Server {
+        // The timeout of heads is far beyond what a test needs, too: a machine that is busy may take its time between a connection and its head.
+        Server::impatient(handle, PATIENCE).await
+    }
+
+    /// As [`Server::of`], with another timeout for heads.
+    async fn impatient(handle: Handle, head_timeout: Duration) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let served = tokio::spawn(serve_with(listener, handle.clone(), Duration::from_millis(200)));
+        let served = tokio::spawn(serve_with(listener, handle.clone(), head_timeout));
         Server { address, handle, served }
     }
 

@@ -81,7 +81,7 @@ async fn what_changes_is_told_at_once_and_figures_are_sums() {
 
 #[tokio::test]
 async fn of_a_cluster_every_member_is_told_of_those_that_do_not_answer_too() {
-    let dead = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
+    let dead = testing::ports::nobody();
     let server = Server::start(Role::Leader).await;
     server.change_state(|state| {
         let mut config = (**state.config.as_ref().expect("config")).clone();

@@ -37,15 +37,24 @@ async fn once_a_read_was_slow_those_after_it_wait_elsewhere_until_enough_were_fa
     let mut elsewhere = 0;
     eventually_here(|| elsewhere += 1, &store, &last, here).await;
     assert!(elsewhere >= 8, "{elsewhere} fast reads were enough");
-    let reads = waited.lock().expect("waited").len();
-    store.prepare(&put("c", "x")).await;
-    assert_eq!(waited.lock().expect("waited").len(), reads, "handing in does it");
+    // If the thread lost its processor in the one read that was done here, the next one is done elsewhere again: then anew.
+    for _ in 0..ATTEMPTS {
+        let reads = waited.lock().expect("waited").len();
+        store.prepare(&put("c", "x")).await;
+        if waited.lock().expect("waited").len() == reads {
+            return;
+        }
+        eventually_here(|| {}, &store, &last, here).await;
+    }
+    panic!("it never was left to handing in");
 }
+
+/// A machine that is busy may make fast reads slow, for a while.
+const ATTEMPTS: usize = 10_000;
 
 /// Reads until a read is done on this thread.
 async fn eventually_here(mut count: impl FnMut(), store: &Store, last: &impl Fn() -> ThreadId, here: ThreadId) {
-    // A machine that is busy may make fast reads slow, for a while.
-    for _ in 0..10_000 {
+    for _ in 0..ATTEMPTS {
         store.read(b"a").await.expect("read");
         if last() == here {
             return;
