@@ -128,7 +128,7 @@ impl Arena {
     pub async fn start(name: &'static str, setup: Setup) -> Arena {
         let seed = seed();
         println!("{name}: QUORATE_SEED={seed}");
-        let setup = setup.flag("--address", ADVERTISED).flag("--bind", "127.0.0.1");
+        let setup = setup.own_elections().flag("--address", ADVERTISED).flag("--bind", "127.0.0.1");
         for attempt in 1.. {
             let mut cluster = setup.clone().prepare().await;
             let port = |node: &Node| node.peer.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
@@ -157,6 +157,17 @@ impl Arena {
         let text = format!("{:8.3} s  {text}", self.begun.elapsed().as_secs_f64());
         self.cluster.nodes.iter().for_each(|node| node.note(&text));
         self.timeline.push(text);
+    }
+
+    /// What the nodes logged since this was noted.
+    #[must_use]
+    pub fn logged_since(&self, noted: &str) -> String {
+        let of = |node: &Node| {
+            let log = node.log();
+            let since = log.rfind(noted).unwrap_or(0);
+            format!("==== {} ====\n{}\n", node.name, &log[since..])
+        };
+        self.cluster.nodes.iter().map(of).collect()
     }
 
     /// Lets one of these faults happen, for a while drawn by chance, and undoes it.

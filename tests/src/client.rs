@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A reply over TCP that takes longer than this is none.
-const REPLY: Duration = Duration::from_secs(20);
+const REPLY: Duration = Duration::from_secs(60);
 
 /// An HTTP answer.
 #[derive(Clone, Debug)]

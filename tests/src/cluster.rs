@@ -11,13 +11,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::client::Answer;
 use crate::ports;
 use crate::process::Node;
-use crate::wait::{PATIENCE, POLL, eventually, eventually_in};
+use crate::wait::{PATIENCE, POLL, eventually};
 
 /// Processes of all tests together: more of them on two cores, each with its elections, would measure the machine.
 const PROCESSES_MAX: usize = 12;
 
 /// How often a cluster is started anew because somebody took one of its ports in between.
 const STARTS_MAX: usize = 3;
+
+const ELECTION: &str = "--election-timeout";
+
+/// Three times the product's own: a busy machine may keep a process from its processor, or a disk from its sync, for half a second, and a test that is not
+/// about elections counts on the leader it found. Those in `faults` have the product's own ([`Setup::own_elections`]).
+const ELECTION_TIMEOUT: &str = "1500ms-3s";
 
 /// What a cluster is to be like.
 #[derive(Clone, Debug)]
@@ -35,15 +41,35 @@ impl Setup {
     pub fn new(nodes: usize, write_quorum: usize) -> Setup {
         let flags = ["--segment-size", "4MiB", "--cache-size", "8MiB", "--disk-reserve", "1MiB"];
         let flags = flags.iter().map(ToString::to_string).collect();
-        Setup { nodes, write_quorum, flags, peers: false, errors: Vec::new() }
+        let setup = Setup { nodes, write_quorum, flags, peers: false, errors: Vec::new() };
+        setup.flag(ELECTION, ELECTION_TIMEOUT)
+    }
+
+    /// With the election timeout that a node has if it is told none, unless the test has named one.
+    #[must_use]
+    pub fn own_elections(mut self) -> Setup {
+        if self.flags.iter().any(|flag| flag == ELECTION_TIMEOUT) {
+            self.drop_flag(ELECTION);
+        }
+        self
+    }
+
+    /// With an election timeout of so many seconds at least, twice as many at most: for tests in which nobody is to stand for election.
+    #[must_use]
+    pub fn elections_after(self, seconds: u64) -> Setup {
+        self.flag(ELECTION, &format!("{seconds}s-{}s", 2 * seconds))
+    }
+
+    fn drop_flag(&mut self, name: &str) {
+        if let Some(at) = self.flags.iter().position(|f| f == name) {
+            self.flags.drain(at..at + 2);
+        }
     }
 
     /// A flag of every node; a later one wins over an earlier one.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Setup {
-        if let Some(at) = self.flags.iter().position(|f| f == name) {
-            self.flags.drain(at..at + 2);
-        }
+        self.drop_flag(name);
         self.flags.extend([name.to_owned(), value.to_owned()]);
         self
     }
@@ -213,6 +239,20 @@ impl Cluster {
         .await;
     }
 
+    /// Writes through the leader, whoever that is: while the preferred node takes leadership back, writes are refused for a moment.
+    pub async fn write(&self, key: &str, value: &str) {
+        eventually(&format!("{key} is written"), || async {
+            let leader = self.look_for_leader().await?;
+            let request = self.nodes[leader].request(Method::PUT, &format!("/v1/kv/{key}")).body(value.to_owned());
+            match Answer::try_of(request).await {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) => Err(answer.text()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
     /// Waits until every node belongs, as a voter, and has caught up.
     pub async fn all_ready(&self) {
         eventually("all nodes are ready voters of a formed cluster", || async {
@@ -250,7 +290,7 @@ impl Cluster {
 
     /// As [`Cluster::converged`], for some of the nodes.
     pub async fn converged_among(&self, nodes: &[usize]) -> String {
-        let agreed = eventually_in(Duration::from_secs(60), "the nodes hold the same", || async {
+        let agreed = eventually("the nodes hold the same", || async {
             let first = self.contents(nodes[0]).await?;
             for other in &nodes[1..] {
                 let theirs = self.contents(*other).await?;

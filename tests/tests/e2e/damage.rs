@@ -51,7 +51,7 @@ async fn a_follower_that_lost_what_it_had_confirmed_becomes_a_new_node_and_is_br
     cluster.nodes[victim].kill();
     damage::lose_tail(&cluster.nodes[victim].dir);
     cluster.nodes[victim].start();
-    cluster.leader().await.put("/v1/kv/after", "v").await.expect(200);
+    cluster.write("after", "v").await;
     assert_eq!(cluster.converged().await.lines().count(), 61);
 }
 

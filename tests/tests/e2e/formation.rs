@@ -53,7 +53,7 @@ async fn nothing_is_written_before_every_node_is_there() {
     // The one that comes late is all that was missing.
     cluster.nodes[2].start();
     cluster.all_ready().await;
-    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    cluster.write("k", "v").await;
     cluster.converged().await;
 }
 
@@ -71,7 +71,7 @@ async fn a_leader_to_be_that_dies_while_forming_goes_on_when_it_is_back() {
     }
     cluster.nodes[0].start();
     cluster.all_ready().await;
-    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    cluster.write("k", "v").await;
     assert_eq!(cluster.converged().await.lines().count(), 1);
 }
 
@@ -101,7 +101,7 @@ async fn a_founder_killed_before_any_other_disk_knew_of_the_cluster_is_elected_b
     cluster.start_all();
     cluster.all_ready().await;
     assert_eq!(cluster.leader().await.status().await.cluster_id, id, "the cluster that the founder began");
-    cluster.leader().await.put("/v1/kv/k", "v").await.expect(200);
+    cluster.write("k", "v").await;
     assert_eq!(cluster.converged().await.lines().count(), 1);
 }
 
@@ -124,7 +124,7 @@ async fn a_restart_of_the_whole_cluster_keeps_everything() {
     cluster.all_ready().await;
     assert_eq!(cluster.converged().await, before);
     assert_eq!(cluster.nodes[2].status().await.cluster_id, id);
-    cluster.leader().await.put("/v1/kv/new", "v").await.expect(200);
+    cluster.write("new", "v").await;
 }
 
 #[tokio::test]

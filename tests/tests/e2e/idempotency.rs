@@ -105,17 +105,19 @@ async fn a_leader_that_knows_a_write_from_a_snapshot_and_a_restart_alone_answers
 
 #[tokio::test]
 async fn the_command_line_asks_again_by_itself_while_the_outcome_is_unknown() {
-    let mut cluster = Setup::new(3, 3).flag("--request-timeout", "300ms").start().await;
+    // The leader does not miss the node that stands still before the longest election timeout has passed.
+    let setup = Setup::new(3, 3).flag("--request-timeout", "1s").elections_after(20);
+    let mut cluster = setup.start().await;
     cluster.all_ready().await;
     let old = cluster.leader_number().await;
     let paused = (old + 2) % 3;
     let put = async |arguments: &[&str]| {
         let mut command = command();
         command.args(["put", "order", "paid", "--if-absent", "--url", &cluster.nodes[old].url]).args(arguments);
-        run(command, Duration::from_secs(60)).await
+        run(command, Duration::from_secs(90)).await
     };
     cluster.nodes[paused].pause();
-    let (code, _, err) = put(&["--timeout", "600ms", "--idempotency-key", KEY]).await;
+    let (code, _, err) = put(&["--timeout", "3s", "--idempotency-key", KEY]).await;
     assert!(code == 4 && err.contains("ask again with the same idempotency key"), "{code} {err}");
     // While it is asked, the third node comes back.
     let (asked, ()) = tokio::join!(put(&["--timeout", "40s", "--idempotency-key", KEY]), async {

@@ -51,9 +51,9 @@ async fn a_simulated_delay_adds_its_time_to_a_write_and_does_not_cap_many() {
     println!("median and writes a second of 64 clients: without delay {plain:?}, with 40 to 60 ms {slow:?}");
     let added = slow.0.saturating_sub(plain.0);
     // W=2: the faster of two followers, drawn from 40 to 60 ms each.
-    assert!(added > Duration::from_millis(30) && added < Duration::from_millis(150), "{added:?} more");
-    // One at a time each client could write 25 a second: 64 of them at least half of what that makes.
-    assert!(slow.1 > 64.0 / 0.06 / 2.0 * 0.6, "{} a second", slow.1);
+    assert!(added > Duration::from_millis(30) && added < Duration::from_millis(400), "{added:?} more");
+    // One after the other they would be 20 a second; and what is under way together takes no longer than without the delay, or much of it.
+    assert!(slow.1 > 100.0 && slow.1 > plain.1 / 8.0, "{} a second, {} without", slow.1, plain.1);
 }
 
 /// The median latency of one client, and the writes a second of 64.
@@ -89,12 +89,13 @@ async fn latency_and_rate(setup: Setup) -> (Duration, f64) {
 
 #[tokio::test]
 async fn heartbeats_do_not_wait_behind_the_simulated_delay() {
-    let cluster = Setup::new(3, 2).flag("--min-delay", "1500ms").start().await;
+    let setup = Setup::new(3, 2).flag("--election-timeout", "1s-1900ms");
+    let cluster = setup.flag("--min-delay", "2s").start().await;
     let leader = cluster.leader().await;
     let term = leader.status().await.term;
     let begun = Instant::now();
     leader.put("/v1/kv/k", "v").await.expect(200);
-    assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(1900), "{:?}", begun.elapsed());
     // Longer than any election timeout, and nobody stood for election.
     eventually("both nodes have it", || async {
         for node in &cluster.nodes {

@@ -7,8 +7,11 @@ use quorate_tests::tracer::{Tracer, Trouble};
 use quorate_tests::{Answer, Arena, Setup};
 use reqwest::Method;
 
-/// Much longer than a write takes, shorter than an election timeout.
+/// Much longer than a write takes.
 const SLOW: Duration = Duration::from_millis(400);
+
+/// Seconds: several slow syncs in a row, and whatever else holds a busy machine up, cost no leader its office.
+const STEADY: u64 = 5;
 
 /// Longer than any leader may owe its followers a sync.
 const STALLED: Duration = Duration::from_secs(4);
@@ -28,21 +31,22 @@ async fn median(arena: &Arena, n: usize) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_with_a_slow_disk_drags_nobody_as_tigerbeetle_warns() {
     let name = "a_follower_with_a_slow_disk_drags_nobody_as_tigerbeetle_warns";
-    let mut arena = Arena::start(name, Setup::new(3, 2)).await;
+    let mut arena = Arena::start(name, Setup::new(3, 2).elections_after(STEADY)).await;
     let leader = arena.cluster.leader_number().await;
     arena.note("a follower's disk becomes slow");
     let tracer = Tracer::attach(&arena.cluster.nodes[(leader + 1) % 3], Trouble::SlowSync(SLOW)).await;
     let slowed = median(&arena, leader).await;
     drop(tracer);
     println!("{name}: a write takes {} ms while every sync of one follower takes 400 ms", slowed.as_millis());
-    assert!(slowed < SLOW / 2, "{slowed:?}");
+    // A write that waited for that disk would have taken as long, and as a rule twice as long.
+    assert!(slowed < SLOW, "{slowed:?}");
     arena.cluster.converged().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledgement_leaves_before_the_disks_have_the_write_as_it_did_in_nats_jetstream() {
     let name = "no_acknowledgement_leaves_before_the_disks_have_the_write_as_it_did_in_nats_jetstream";
-    let mut arena = Arena::start(name, Setup::new(3, 3)).await;
+    let mut arena = Arena::start(name, Setup::new(3, 3).elections_after(STEADY)).await;
     let leader = arena.cluster.leader_number().await;
     for hurt in 0..3 {
         arena.note(format_args!("the disk of node{} becomes slow", hurt + 1));
@@ -108,7 +112,7 @@ async fn a_leader_whose_disk_refuses_a_write_for_want_of_space_ends_and_loses_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_whose_disk_fails_costs_its_copy_and_nothing_else() {
     let name = "a_follower_whose_disk_fails_costs_its_copy_and_nothing_else";
-    let mut arena = Arena::start(name, Setup::new(3, 2)).await;
+    let mut arena = Arena::start(name, Setup::new(3, 2).elections_after(STEADY)).await;
     let leader = arena.cluster.leader_number().await;
     let victim = (leader + 1) % 3;
     arena.note(format_args!("node{} cannot sync", victim + 1));

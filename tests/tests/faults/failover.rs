@@ -12,12 +12,26 @@ const ASK: Duration = Duration::from_millis(250);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// A cluster without a leader after so long has none for good.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// A failover slower than this is printed with what the nodes logged meanwhile: no patience is longer, and what follows it takes tens of milliseconds.
+const SLOW: Duration = Duration::from_millis(1_200);
+
 /// What dominates is the patience of the followers: the shorter of two draws from 500 to 1,000 ms, so 670 ms in the middle, less what has passed
 /// of it since the last heartbeat. Votes, their syncs and the first entry take tens of milliseconds.
-const P50_MAX: Duration = Duration::from_millis(1_100);
+///
+/// So at night, when an optimized build is alone on its machine. Otherwise other clusters run beside this one, and the machine may be any: then only what is
+/// out of all proportion fails.
+fn p50_max() -> Duration {
+    Duration::from_millis(amount(3_000, 1_100) as u64)
+}
+
 /// Simulated machines on which every process waits for its turn (`quorum/tests/failover.rs`) take 1.8 s at most; an attempt to write that came too
 /// early, and the process that asks, wait for theirs, too.
-const MAX: Duration = Duration::from_secs(3);
+fn longest_max() -> Duration {
+    Duration::from_secs(amount(15, 3) as u64)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_is_replaced_within_about_a_second() {
@@ -41,10 +55,14 @@ async fn a_killed_leader_is_replaced_within_about_a_second() {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
-            assert!(killed.elapsed() < MAX * 4, "nobody took over");
+            assert!(killed.elapsed() < GIVE_UP, "nobody took over");
         }
-        times.push(killed.elapsed());
-        arena.note(format_args!("served again after {} ms", killed.elapsed().as_millis()));
+        let took = killed.elapsed();
+        times.push(took);
+        arena.note(format_args!("served again after {} ms", took.as_millis()));
+        if took > SLOW {
+            println!("{}", arena.logged_since(&format!("kill {kill}: ")));
+        }
     }
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
@@ -55,5 +73,5 @@ async fn a_killed_leader_is_replaced_within_about_a_second() {
         p99.as_millis(),
         max.as_millis()
     );
-    assert!(p50 <= P50_MAX && max <= MAX, "{times:?}");
+    assert!(p50 <= p50_max() && max <= longest_max(), "{times:?}");
 }

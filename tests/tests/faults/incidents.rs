@@ -49,11 +49,7 @@ async fn writes_wait_for_a_missing_copy_and_w_stays_unlike_semi_sync_in_mysql_an
         assert_eq!(arena.cluster.nodes[leader].status().await.config.write_quorum, 3);
     }
     arena.calm().await;
-    eventually("writes go on", || async {
-        let answer = arena.cluster.nodes[leader].put("/v1/kv/k", "after").await;
-        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
-    })
-    .await;
+    arena.cluster.write("k", "after").await;
     arena.cluster.converged().await;
 }
 
@@ -71,8 +67,8 @@ async fn paused_and_replaced(name: &'static str, lease_reads: &str) {
     let mut arena = Arena::start(name, Setup::new(3, 2).flag("--lease-reads", lease_reads)).await;
     for round in 0..quorate_tests::arena::amount(2, 20) {
         arena.calm().await;
+        arena.cluster.write("k", &format!("before {round}")).await;
         let old = arena.cluster.leader_number().await;
-        arena.cluster.nodes[old].put("/v1/kv/k", format!("before {round}")).await.expect(200);
         arena.note(format_args!("node{} stands still", old + 1));
         arena.cluster.nodes[old].pause();
         eventually("another node takes a write", || async {

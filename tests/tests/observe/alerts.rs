@@ -8,7 +8,7 @@ use quorate_tests::prometheus::{metrics_in, promtool};
 use quorate_tests::{Cluster, Prometheus, eventually_in};
 
 /// Elections, scrapes and evaluations.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn at_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Units of Grafana that are used. Another one is added here once it was seen to be known to Grafana.
 const UNITS: [&str; 8] = ["none", "short", "s", "ops", "reqps", "bytes", "Bps", "percentunit"];
 /// A few scrapes, and the time a rate needs.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn all() -> Vec<(&'static str, Value)> {
     let parsed = |(name, text): (&'static str, String)| (name, serde_json::from_str(&text).expect("JSON"));
