@@ -27,6 +27,11 @@ const shows = (id, pattern, of = page) => eventually(`#${id} shows ${pattern}`, 
 const row = (name, of = page) => of.locator("#member-rows tr", { hasText: name });
 const isWell = (name, word) => eventually(`${name} is ${word}`, async () => (await row(name).textContent()).includes(word) || (await row(name).textContent()));
 const button = (name, of = page) => of.getByRole("button", { name, exact: true });
+// Writes over HTTP, again while it is refused: as leadership moves, or when a busy machine made the leader miss others.
+const put = (url, body, headers = {}) => eventually(`${url} is written`, async () => {
+  const answer = await fetch(url, { method: "PUT", body, headers });
+  return answer.status === 200 || `${answer.status} ${await answer.text()}`;
+});
 const leader = async (of = page) => /^(node\d) leads/.exec(await text("leader", of))?.[1];
 
 // What axe finds of what can be decided by a program. It is run from outside the page, whose policy lets no other script in.
@@ -69,7 +74,7 @@ describe("the page of a local cluster", { concurrency: false }, () => {
   test("lists keys by their beginning in pages, takes one over, and deletes", async () => {
     for (let i = 10; i < 35; i++) {
       const url = `${local.node(1 + (i % 6))}v1/kv/page-test-${i}`;
-      assert.equal((await fetch(url, { method: "PUT", body: `"value ${i}"`, headers: { "content-type": "application/json" } })).status, 200);
+      await put(url, `"value ${i}"`, { "content-type": "application/json" });
     }
     await page.getByLabel("That start with").fill("page-test-");
     await page.locator("#list-node").selectOption("node1");
@@ -116,25 +121,26 @@ describe("the page of a local cluster", { concurrency: false }, () => {
 
     const write = async () => {
       const begun = performance.now();
-      const answer = await fetch(`${local.node(1)}v1/kv/delayed`, { method: "PUT", body: "x" });
-      assert.equal(answer.status, 200);
+      await put(`${local.node(1)}v1/kv/delayed`, "x");
       return performance.now() - begun;
     };
-    await page.getByLabel("From, ms").fill("150");
+    await page.getByLabel("From, ms").fill("500");
     await page.getByLabel("To, ms").fill("100");
     await button("Change delays").click();
     await shows("delay-result", /is above the largest/);
-    await page.getByLabel("To, ms").fill("160");
+    await page.getByLabel("To, ms").fill("510");
     await button("Change delays").click();
-    await shows("delay-result", /^Appends arrive 150 to 160 ms later\.$/);
-    assert.ok((await write()) >= 150, "a write waits for the delayed copies");
+    await shows("delay-result", /^Appends arrive 500 to 510 ms later\.$/);
+    assert.ok((await write()) >= 500, "a write waits for the delayed copies");
     for (const label of ["From, ms", "To, ms"]) await page.getByLabel(label).fill("0");
     await button("Change delays").click();
     await shows("delay-result", /^Appends arrive without delay\.$/);
-    await write();
-    // The one that was under way left before; this one is not held back by it.
-    assert.ok((await write()) < 150, "and no longer");
-    await shows("log", /The simulated delay is 150 to 160 ms now/);
+    // What was under way before may still be waited for.
+    await eventually("a write does not wait any longer", async () => {
+      const took = await write();
+      return took < 500 || took;
+    });
+    await shows("log", /The simulated delay is 500 to 510 ms now/);
   });
 
   test("shows a failover live: the leader is stopped, another leads, writes go on, the stopped one comes back", async () => {

@@ -8,9 +8,12 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
+
+const patience = time.Minute
 
 func expect(what string, found any, err error, wanted any) {
 	if err != nil || !reflect.DeepEqual(found, wanted) {
@@ -32,7 +35,8 @@ func fail(format string, args ...any) {
 func main() {
 	ctx, address := context.Background(), os.Args[1]+":"+os.Args[2]
 	for _, protocol := range []int{2, 3} {
-		options := &redis.Options{Addr: address, Password: os.Args[3], Protocol: protocol, MaxRetries: -1}
+		// Each read of the pipeline waits for the write before it: hundreds of syncs in a row are more than the client's three seconds on a slow disk.
+		options := &redis.Options{Addr: address, Password: os.Args[3], Protocol: protocol, MaxRetries: -1, DialTimeout: patience, ReadTimeout: patience}
 		r := redis.NewClient(options)
 		p := fmt.Sprintf("%s:%d:", os.Args[4], protocol)
 		set, err := r.Set(ctx, p+"a", "ä value", 0).Result()

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate_history::generate::Dice;
 use quorate_tests::client::raw;
 use quorate_tests::{Answer, Cluster, Node, Resp, Setup, eventually};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+/// What one write and one read after it may take the well-behaved client, on a machine that is busy with the others: less than any of them waits.
+const LONGEST: Duration = Duration::from_secs(10);
 
 fn authority(node: &Node) -> &str {
     node.url.trim_start_matches("http://")
@@ -43,7 +47,7 @@ impl WellBehaved {
         self.stop.store(true, Ordering::Relaxed);
         let (count, longest) = self.task.await.expect("every request was answered as it should be");
         println!("the well-behaved client: {count} rounds, the longest took {longest:?}");
-        assert!(count > 0 && longest < Duration::from_secs(5), "{count} rounds, {longest:?}");
+        assert!(count > 0 && longest < LONGEST, "{count} rounds, {longest:?}");
     }
 }
 
@@ -106,12 +110,12 @@ async fn http_requests_that_make_no_sense_are_told_why() {
         b"GET / HTTP/9.9\r\n\r\n",
         b"PUT /v1/kv/k HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
     ] {
-        let back = raw(authority(node), bytes, Duration::from_secs(5)).await;
+        let back = raw(authority(node), bytes, LONGEST).await;
         let back = String::from_utf8_lossy(&back).into_owned();
         assert!(back.is_empty() || back.starts_with("HTTP/1.1 400") || back.starts_with("HTTP/1.1 505"), "{back}");
     }
     let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "h".repeat(100_000));
-    let back = raw(authority(node), head.as_bytes(), Duration::from_secs(5)).await;
+    let back = raw(authority(node), head.as_bytes(), LONGEST).await;
     assert!(back.is_empty() || back.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&back));
     good.end().await;
 }
@@ -129,7 +133,7 @@ async fn tcp_clients_that_break_the_rules_are_told_so_and_cut_off() {
         (b"*1\r\n$4\r\nPINGxx", "-ERR Protocol error: expected CRLF after bulk"),
         (b"*x\r\n", "-ERR Protocol error: invalid multibulk length"),
     ] {
-        let back = raw(&node.tcp, bytes, Duration::from_secs(5)).await;
+        let back = raw(&node.tcp, bytes, LONGEST).await;
         let back = String::from_utf8_lossy(&back).into_owned();
         assert!(back.starts_with(expected), "{}: {back}", bytes.escape_ascii());
     }
@@ -149,9 +153,9 @@ async fn tcp_clients_that_break_the_rules_are_told_so_and_cut_off() {
     assert_eq!(lines.reply().await, r#"{"status":"ERROR","message":"the line is not valid UTF-8"}"#);
     assert!(lines.ask(&format!("SET {long_key} v")).await.contains("the key is longer"));
     assert!(lines.ask(&format!("SET k {}", "v".repeat(66_000))).await.contains("the value is larger"));
-    let endless = raw(&node.tcp, &vec![b'x'; 1 << 20], Duration::from_secs(5)).await;
+    let endless = raw(&node.tcp, &vec![b'x'; 1 << 20], LONGEST).await;
     assert!(String::from_utf8_lossy(&endless).contains("the line is longer than"), "{}", endless.escape_ascii());
-    let browser = raw(&node.tcp, b"POST / HTTP/1.1\r\nhost: x\r\n\r\nSET k stolen\n", Duration::from_secs(5)).await;
+    let browser = raw(&node.tcp, b"POST / HTTP/1.1\r\nhost: x\r\n\r\nSET k stolen\n", LONGEST).await;
     assert!(String::from_utf8_lossy(&browser).contains("this is not an HTTP port"));
     assert_eq!(node.get("/v1/kv/k").await.status, 404);
     // The port for other nodes takes nothing from strangers.
@@ -210,4 +214,80 @@ async fn slow_half_open_and_idle_connections_harm_nobody() {
     })
     .await;
     assert_eq!(node.get("/v1/kv/half").await.status, 404, "half a request is none");
+}
+
+/// Connections of each sender of garbage, two to each port.
+const CONNECTIONS: u64 = 300;
+
+/// Of two frames, announced and believed. Hundreds are announced.
+const GROWTH_MAX: u64 = 64 << 20;
+
+/// Lines that strangers may add to the log, however often they come.
+const LINES_MAX: usize = 100;
+
+/// How strangers may begin, so that what follows reaches deeper: a request with a body, one in pieces, a command with long arguments, a value, a node of
+/// this version with a frame of 32 MiB.
+const OPENINGS: [&[u8]; 6] = [
+    b"",
+    b"PUT /v1/kv/garbage HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n",
+    b"POST /write HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfffffff\r\n",
+    b"*1024\r\n$1048576\r\n",
+    b"SET garbage ",
+    b"qrpeer\x01\x00\x00\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00\x00\x01\x01\x00\x00",
+];
+
+/// Connects again and again, sends noise, and does not listen; how many bytes were taken.
+async fn garbage(address: String, seed: u64) -> u64 {
+    let mut dice = Dice::new(seed);
+    let noise: Vec<u8> = (0..64 << 10).map(|_| dice.below(256) as u8).collect();
+    let mut bytes = 0;
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(&address).await.expect("somebody listens");
+        let opening = OPENINGS[dice.below(OPENINGS.len() as u64) as usize];
+        let from = dice.below(noise.len() as u64) as usize;
+        for piece in [opening, &noise[from..]].into_iter().flat_map(|part| part.chunks(8 << 10)) {
+            // A node that has heard enough closes the connection.
+            if stream.write_all(piece).await.is_err() {
+                break;
+            }
+            bytes += piece.len() as u64;
+        }
+        // Some stay for a moment, the others are gone before anyone has read what they sent.
+        if dice.percent(20) {
+            let _ = tokio::time::timeout(Duration::from_millis(20), stream.readable()).await;
+        }
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_at_all_three_ports_while_writes_go_on_hurts_neither_other_clients_nor_memory() {
+    let cluster = Cluster::start(3, 2).await;
+    cluster.all_ready().await;
+    let node = cluster.leader().await;
+    let term = node.status().await.term;
+    let good = WellBehaved::start(&cluster, node);
+    let (before, lines) = (node.resident_bytes(), node.log().lines().count());
+    let ports = [authority(node), &node.tcp, &node.peer];
+    let senders: Vec<_> = (0..6).map(|n| tokio::spawn(garbage(ports[n % 3].to_owned(), n as u64))).collect();
+    let mut most = 0;
+    while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+        most = most.max(node.resident_bytes());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (n, sender) in senders.into_iter().enumerate() {
+        let bytes = sender.await.expect("it only sends");
+        println!("garbage at {}: {CONNECTIONS} connections, {bytes} bytes", ports[n % 3]);
+        assert!(bytes > 1 << 20, "{bytes} bytes are too little to prove anything");
+    }
+    good.end().await;
+    let (grown, added) = (most.saturating_sub(before), node.log().lines().count() - lines);
+    println!("memory grew by {} KiB, the log by {added} lines", grown >> 10);
+    assert!(grown < GROWTH_MAX, "{grown} bytes");
+    assert!(added < LINES_MAX, "{}", node.log_tail());
+    let now = cluster.leader().await;
+    assert_eq!((&now.name, now.status().await.term), (&node.name, term), "nobody lost leadership over it");
+    assert_eq!(node.redis().await.call(&["PING"]).await, Resp::Simple("PONG".into()));
+    node.get("/v1/kv/well-behaved").await.expect(200);
+    cluster.converged().await;
 }

@@ -9,8 +9,8 @@ use quorate_tests::{Cluster, Setup};
 
 const TOKEN: &str = "secret";
 
-/// Long enough for the first download.
-const LIMIT: Duration = Duration::from_secs(180);
+/// Long enough for the first download, and for building a program and the libraries under it.
+const LIMIT: Duration = Duration::from_secs(600);
 
 async fn works_on_leader_and_follower(client: &str) {
     let cluster: Cluster = Setup::new(3, 2).flag("--admin-token", TOKEN).start().await;
