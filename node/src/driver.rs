@@ -9,13 +9,15 @@
 //!
 //! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
 //!
-//! - `tail`: the end of the log in memory. `waiters`: who waits for what. `effects`: carrying out what the core wants.
+//! - `queues`: what wakes it. `asks`: what is asked of it. `tail`: the end of the log in memory. `waiters`: who waits for what. `effects`: carrying out what the core wants.
 //! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers, replacing a lost disk. `upkeep`: what is done now and then. `publish`: what others see.
 
+mod asks;
 mod effects;
 mod generation;
 mod membership;
 mod publish;
+mod queues;
 mod tail;
 mod upkeep;
 mod waiters;
@@ -28,11 +30,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorum::{Change, ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time, Token};
+use quorum::{ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal, Replica, Role, Time, Token};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::forward::Call;
-use crate::handle::{Ask, ChangeError, ReadError, Shared, WriteAsk, WriteError};
+use crate::handle::{Ask, ChangeError, ReadError, Shared};
 use crate::kv::Imported;
 use crate::node::Ended;
 use crate::peer::{Network, PeerEvent};
@@ -41,6 +43,7 @@ use crate::storage::{Job, LogReader, Meta, Wal, WalEvent, record};
 
 use membership::Membership;
 use publish::RoundTrips;
+use queues::{Queues, Turn};
 use tail::Tail;
 use upkeep::Upkeep;
 use waiters::Waiters;
@@ -237,76 +240,6 @@ impl Stepped {
         &self.driver.replica
     }
 }
-
-/// What wakes the driver.
-struct Queues {
-    asks: mpsc::Receiver<Ask>,
-    peers: mpsc::Receiver<PeerEvent<Imported>>,
-    wal: mpsc::UnboundedReceiver<WalEvent>,
-    done: mpsc::UnboundedReceiver<Done>,
-    stop: watch::Receiver<bool>,
-}
-
-/// What one turn took from the queues.
-#[derive(Default)]
-struct Turn {
-    asks: Vec<Ask>,
-    peers: Vec<PeerEvent<Imported>>,
-    wal: Vec<WalEvent>,
-    done: Vec<Done>,
-}
-
-impl Queues {
-    /// Waits until anything happens or `tick` is due, then takes what is there.
-    async fn next(&mut self, turn: &mut Turn, tick: tokio::time::Instant) {
-        tokio::select! {
-            _ = self.asks.recv_many(&mut turn.asks, TURN_EVENTS) => {}
-            _ = self.peers.recv_many(&mut turn.peers, TURN_EVENTS) => {}
-            _ = self.wal.recv_many(&mut turn.wal, TURN_EVENTS) => {}
-            _ = self.done.recv_many(&mut turn.done, TURN_EVENTS) => {}
-            _ = self.stop.changed() => {}
-            () = tokio::time::sleep_until(tick) => {}
-        }
-        self.take(turn);
-    }
-
-    /// Takes what is there without waiting.
-    fn take(&mut self, turn: &mut Turn) {
-        while let Ok(event) = self.wal.try_recv() {
-            turn.wal.push(event);
-        }
-        while turn.peers.len() < TURN_EVENTS
-            && let Ok(event) = self.peers.try_recv()
-        {
-            turn.peers.push(event);
-        }
-        while turn.asks.len() < TURN_EVENTS
-            && let Ok(ask) = self.asks.try_recv()
-        {
-            turn.asks.push(ask);
-        }
-        while let Ok(event) = self.done.try_recv() {
-            turn.done.push(event);
-        }
-    }
-
-    /// Takes no more from clients, and tells those who still wait in the queue that certainly nothing was done for them.
-    fn refuse_the_rest(&mut self) {
-        self.asks.close();
-        while let Ok(ask) = self.asks.try_recv() {
-            match ask {
-                Ask::Write(write) => drop(write.reply.send(Err(WriteError::Stopping))),
-                Ask::Barrier(reply) => drop(reply.send(Err(ReadError::Stopping))),
-                Ask::Change(_, reply) => drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned())))),
-                Ask::Transfer(_, reply) | Ask::Campaign(reply) => {
-                    drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned()))));
-                }
-            }
-        }
-    }
-}
-
-const STOPPING: &str = "this node is stopping";
 
 impl Driver {
     fn new(parts: Parts, now: Instant) -> (Driver, Queues) {
@@ -532,161 +465,6 @@ impl Driver {
         let _ = done.send(self.replica.commit() >= last.index);
     }
 
-    fn on_asks(&mut self, asks: &mut Vec<Ask>) {
-        let mut writes = Vec::with_capacity(asks.len());
-        let mut reads = Vec::new();
-        for ask in asks.drain(..) {
-            match ask {
-                Ask::Write(write) => writes.push(write),
-                Ask::Barrier(reply) if self.barriers_waiting + reads.len() >= BARRIERS_MAX => {
-                    drop(reply.send(Err(ReadError::Overloaded)));
-                }
-                Ask::Barrier(reply) => reads.push(reply),
-                Ask::Change(change, reply) => self.on_change(*change, reply),
-                Ask::Transfer(to, reply) => self.on_transfer(to, reply),
-                Ask::Campaign(reply) => self.on_campaign(reply),
-            }
-        }
-        self.on_writes(writes);
-        if !reads.is_empty() {
-            self.next_read += 1;
-            let id = self.next_read;
-            self.barriers_waiting += reads.len();
-            self.barriers.insert(id, Barriers { asked: self.now, waiting: reads });
-            self.step(Input::Read { id });
-        }
-    }
-
-    /// Takes writes, forwarded ones included.
-    fn on_writes(&mut self, writes: Vec<WriteAsk>) {
-        let mut batch: Vec<WriteAsk> = Vec::with_capacity(writes.len());
-        let mut bytes = 0;
-        for write in writes {
-            if let Err(error) = self.admit(&write, batch.len(), bytes) {
-                self.refuse(write, error);
-                continue;
-            }
-            bytes += write.payload.len();
-            batch.push(write);
-            if bytes >= BATCH_BYTES {
-                self.propose(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-        }
-        if !batch.is_empty() {
-            self.propose(batch);
-        }
-    }
-
-    /// What can be refused before the core is asked.
-    fn admit(&self, write: &WriteAsk, batch: usize, batch_bytes: usize) -> Result<(), WriteError> {
-        let limits = &self.shared.options.limits;
-        if self.replica.role() != Role::Leader || self.leaving.is_some() {
-            return Err(WriteError::NoLeader);
-        }
-        if self.disk_full && !write.frees_space {
-            return Err(WriteError::NoSpace);
-        }
-        let under_way = self.waiters.bytes() + batch_bytes + write.payload.len();
-        if self.waiters.len() + batch >= limits.in_flight_writes || under_way > limits.in_flight_bytes {
-            return Err(WriteError::Overloaded);
-        }
-        if !self.shared.store.has_room() {
-            return Err(WriteError::Overloaded);
-        }
-        self.admit_generation(&write.payload)?;
-        if let Some(wanted) = write.copies {
-            let Some(config) = self.replica.config() else { return Err(WriteError::NoLeader) };
-            let voters = config.voters.len();
-            if wanted > voters {
-                return Err(WriteError::TooManyCopies { wanted, voters });
-            }
-            // Learners hold copies too, but none that count.
-            let live = config.voters.iter().filter(|v| self.is_live(v.id)).count();
-            if wanted > live {
-                return Err(WriteError::NoQuorum { live, needed: wanted });
-            }
-        }
-        Ok(())
-    }
-
-    fn propose(&mut self, batch: Vec<WriteAsk>) {
-        let first = self.replica.last().index.next();
-        self.proposed = batch.iter().map(|w| self.as_written(&w.payload)).collect();
-        let sizes = batch.iter().map(|w| record::framed_bytes(w.payload.len())).collect();
-        self.step(Input::Propose { sizes });
-        if let Some(refusal) = self.refused {
-            for write in batch {
-                self.refuse(write, refusal.into());
-            }
-            return;
-        }
-        for (offset, write) in batch.into_iter().enumerate() {
-            self.queued_seconds.observe((self.now.saturating_duration_since(write.arrived)).as_secs_f64());
-            self.waiters.push(waiters::Waiter {
-                index: Index(first.0 + offset as u64),
-                arrived: write.arrived,
-                bytes: write.payload.len(),
-                copies: write.copies,
-                reply: write.reply,
-                applied: None,
-            });
-        }
-    }
-
-    fn refuse(&self, write: WriteAsk, error: WriteError) {
-        let _ = write.reply.send(Err(error));
-    }
-
-    fn on_change(&mut self, change: Change, reply: oneshot::Sender<Result<u64, ChangeError>>) {
-        let joint = 1 + u64::from(self.would_be_joint(&change));
-        let version = change.base_version + joint;
-        self.step(Input::ChangeConfig(Box::new(change)));
-        match self.refused {
-            None => self.wishes.push((self.now, Wish::Config { version, reply })),
-            Some(refusal) => {
-                let _ = reply.send(Err(refusal.into()));
-            }
-        }
-    }
-
-    fn would_be_joint(&self, change: &Change) -> bool {
-        self.replica.config().is_some_and(|config| config.changed(change.clone()).is_joint())
-    }
-
-    fn on_transfer(&mut self, to: Option<NodeId>, reply: oneshot::Sender<Result<(), ChangeError>>) {
-        self.step(Input::Transfer { to, by_hand: true });
-        match self.refused {
-            None => self.wishes.push((self.now, Wish::Transfer { reply })),
-            Some(refusal) => {
-                let _ = reply.send(Err(refusal.into()));
-            }
-        }
-    }
-
-    fn on_campaign(&mut self, reply: oneshot::Sender<Result<(), ChangeError>>) {
-        if let Some(leader) = self.replica.leader() {
-            // The others stand by a leader they hear, as this node does: nobody would vote for it.
-            let _ = reply.send(Err(ChangeError::Refused(if leader == self.me.id {
-                format!("{} leads already", self.me.name)
-            } else {
-                format!(
-                    "{} leads and is heard from: ask it to hand leadership over (quorate transfer --to {}), or try again once it is silent",
-                    self.name_of(leader),
-                    self.me.name
-                )
-            })));
-            return;
-        }
-        self.step(Input::Campaign);
-        match self.refused {
-            None => self.wishes.push((self.now, Wish::Campaign { reply })),
-            Some(refusal) => {
-                let _ = reply.send(Err(refusal.into()));
-            }
-        }
-    }
-
     /// Goes down politely: takes no more writes, answers those under way, and hands leadership over. All that within a bounded time.
     fn leave(&mut self) {
         let no_heir = self.shared.no_heir.load(std::sync::atomic::Ordering::Relaxed);
@@ -743,16 +521,6 @@ impl Driver {
             Done::Persisted(_) => self.upkeep.note_persisted(),
             Done::Installed(result) => self.on_installed(result),
             Done::SnapshotSent { .. } | Done::Space { .. } => {}
-        }
-    }
-}
-
-impl From<Refusal> for ChangeError {
-    fn from(refusal: Refusal) -> ChangeError {
-        match refusal {
-            Refusal::NotLeader => ChangeError::NoLeader,
-            Refusal::VersionMismatch(version) => ChangeError::VersionMismatch(version),
-            other => ChangeError::Refused(other.to_string()),
         }
     }
 }

@@ -5,7 +5,11 @@
 //!
 //! Before: `http`, `tcp`, `cli`. After: [`crate::driver`] (through a bounded queue), [`crate::peer`] (forwarding).
 
+mod answers;
 mod shared;
+mod state;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,223 +19,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorum::{Change, ClusterId, Index, Member, NodeId, Refusal, Role, SharedConfig, Term};
+use quorum::{Change, Index, NodeId, Role};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::kv::{Command, Item, Outcome, REQUEST_KEY_BYTES_MAX, Store, View};
+use crate::kv::{Command, Item, REQUEST_KEY_BYTES_MAX, Store, View};
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
+
+pub use answers::{ChangeError, Consistency, ReadError, WriteError, WriteOptions, Written};
 pub(crate) use shared::Shared;
-
-/// What a node knows of itself and its cluster, as of the driver's last turn.
-#[derive(Clone, Debug)]
-pub struct NodeState {
-    /// The role.
-    pub role: Role,
-    /// The term.
-    pub term: Term,
-    /// The leader, if known and a member.
-    pub leader: Option<Member>,
-    /// The cluster bound to, if any.
-    pub cluster: Option<ClusterId>,
-    /// The configuration in force; `None` on a blank node.
-    pub config: Option<SharedConfig>,
-    /// Commit index.
-    pub commit: Index,
-    /// Last index of the log.
-    pub last: Index,
-    /// Of each other member: as the leader sees it. Empty elsewhere.
-    pub peers: Vec<PeerState>,
-    /// Whether the node has caught up once since it started.
-    pub ready: bool,
-    /// Whether it was removed from its cluster.
-    pub removed: bool,
-    /// Whether writes are refused for lack of disk space.
-    pub disk_full: bool,
-    /// How many nodes more have to introduce themselves before this one founds a cluster; `None` where it does not.
-    pub waits_for: Option<usize>,
-}
-
-impl NodeState {
-    /// What is known before the driver has said anything.
-    fn blank() -> NodeState {
-        NodeState {
-            role: Role::Follower,
-            term: Term(0),
-            leader: None,
-            cluster: None,
-            config: None,
-            commit: Index(0),
-            last: Index(0),
-            peers: Vec::new(),
-            ready: false,
-            removed: false,
-            disk_full: false,
-            waits_for: None,
-        }
-    }
-}
-
-/// One other member as the leader sees it.
-#[derive(Clone, Debug)]
-pub struct PeerState {
-    /// Who.
-    pub id: NodeId,
-    /// The last index it holds durably.
-    pub durable: Index,
-    /// Since it was last heard from; `None` if never in this reign.
-    pub silent_for: Option<Duration>,
-    /// Whether that is within an election timeout.
-    pub live: bool,
-}
-
-/// How a write is to be done.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteOptions {
-    /// Durable copies to wait for, if more than W.
-    pub copies: Option<usize>,
-    /// Whether a follower passes the write on to the leader.
-    pub forward: bool,
-}
-
-impl Default for WriteOptions {
-    fn default() -> WriteOptions {
-        WriteOptions { copies: None, forward: true }
-    }
-}
-
-/// An acknowledged write.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Written {
-    /// What the command led to.
-    pub outcome: Outcome,
-    /// The log index of the command: the revision of what it wrote.
-    pub revision: u64,
-    /// The term it was written in.
-    pub term: u64,
-    /// The copies, the leader's included, that held it durably when it was acknowledged.
-    pub copies: usize,
-    /// Whether it was done before, at that revision, under the same idempotency key. Told between nodes by `forward`, apart from the rest:
-    /// a version without it reads the rest alike.
-    #[serde(skip)]
-    pub repeated: bool,
-}
-
-/// Why a write has no acknowledgement. All but [`WriteError::Unknown`] are certain: nothing was written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-pub enum WriteError {
-    /// No leader is known (or it was lost before it took the write).
-    #[error("no leader is known at the moment: try again")]
-    NoLeader,
-    /// This node does not lead and was asked not to forward.
-    #[error("this node does not lead{}", .leader.as_ref().map(|m| format!(": ask {}", m.http)).unwrap_or_default())]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<Member>,
-    },
-    /// The cluster's first configuration is not held by every node yet.
-    #[error("the cluster is still forming: not every node has joined")]
-    Forming,
-    /// Fewer than W voters are in contact with the leader.
-    #[error("{live} of the {needed} copies that a write needs are in contact with the leader")]
-    NoQuorum {
-        /// In contact, the leader included.
-        live: usize,
-        /// W, or the copies asked for.
-        needed: usize,
-    },
-    /// The queue is full.
-    #[error("too many writes are under way: try again in a moment")]
-    Overloaded,
-    /// The disk is nearly full.
-    #[error("the disk is nearly full: deletes are still taken")]
-    NoSpace,
-    /// More copies were asked for than there are.
-    #[error("{wanted} copies were asked for, there are {voters}")]
-    TooManyCopies {
-        /// As asked for.
-        wanted: usize,
-        /// N.
-        voters: usize,
-    },
-    /// The node is stopping.
-    #[error("this node is stopping")]
-    Stopping,
-    /// The leader does not take such a command: it cannot read it, or it is beyond its limits.
-    #[error("the leader does not take this: {0}")]
-    NotTaken(String),
-    /// The write was appended, but W copies were not confirmed: it may or may not have happened.
-    #[error("the write was appended but not confirmed ({0}): it may or may not take effect")]
-    Unknown(String),
-    /// This node belongs to no cluster yet.
-    #[error("this node belongs to no cluster yet: it waits {}", match .waits_for {
-        Some(1) => "for 1 more node".to_owned(),
-        Some(n) => format!("for {n} more nodes"),
-        None => "to be taken into one".to_owned(),
-    })]
-    NotFormed {
-        /// How many nodes it waits for, if it is to found the cluster.
-        waits_for: Option<usize>,
-    },
-    /// Some member may not know such a command yet.
-    #[error(
-        "idempotency keys can be used once every node of the cluster knows them: {behind} runs an earlier version, or has not been heard of since the leader started"
-    )]
-    MixedVersions {
-        /// Its name.
-        behind: String,
-    },
-}
-
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Consistency {
-    /// Sees every write acknowledged before the read began.
-    #[default]
-    Linearizable,
-    /// Sees whatever this node has applied.
-    Local,
-}
-
-/// Why a read cannot be served.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-pub enum ReadError {
-    /// No leader is known that could confirm the read.
-    #[error("no leader is known at the moment: try again, or read with consistency=local")]
-    NoLeader,
-    /// This node does not lead and was asked not to go to the leader.
-    #[error("this node does not lead{}", .leader.as_ref().map(|m| format!(": ask {}", m.http)).unwrap_or_default())]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<Member>,
-    },
-    /// The leader could not confirm in time that it still leads, or this node did not catch up in time.
-    #[error("the read could not be confirmed in time: try again, or read with consistency=local")]
-    Timeout,
-    /// Too many reads wait.
-    #[error("too many reads are under way: try again in a moment")]
-    Overloaded,
-    /// The node is stopping.
-    #[error("this node is stopping")]
-    Stopping,
-}
-
-/// Why a change of configuration or leadership was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-pub enum ChangeError {
-    /// No leader is known.
-    #[error("no leader is known at the moment: try again")]
-    NoLeader,
-    /// The version given is not the one in force.
-    #[error("the configuration is at version {0} now: read it again and repeat the change")]
-    VersionMismatch(u64),
-    /// The change is not possible; the text says why.
-    #[error("{0}")]
-    Refused(String),
-    /// The outcome is not known: leadership or time was lost on the way.
-    #[error("the outcome of the change is unknown ({0}): read the configuration again")]
-    Unknown(String),
-}
+pub use state::{NodeState, PeerState};
 
 /// What the driver is asked.
 #[derive(Debug)]
@@ -649,97 +446,6 @@ impl Handle {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(ChangeError::Unknown("the node stopped".into())),
             Err(_) => Err(ChangeError::Unknown("no answer in time".into())),
-        }
-    }
-}
-
-impl From<Refusal> for WriteError {
-    fn from(refusal: Refusal) -> WriteError {
-        match refusal {
-            Refusal::Forming => WriteError::Forming,
-            Refusal::NoQuorum { live, needed } => WriteError::NoQuorum { live, needed },
-            _ => WriteError::NoLeader,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::testing;
-
-    /// The connection to the leader breaks so often, then the leader answers.
-    struct Breaks(AtomicUsize);
-
-    impl Forward for Breaks {
-        fn write(&self, _: NodeId, _: Bytes, _: Option<usize>) -> oneshot::Receiver<Result<Written, WriteError>> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            oneshot::channel().1
-        }
-
-        fn barrier(&self, _: NodeId) -> oneshot::Receiver<Result<Index, ReadError>> {
-            let (reply, receiver) = oneshot::channel();
-            let left = self.0.load(Ordering::Relaxed);
-            self.0.store(left.saturating_sub(1), Ordering::Relaxed);
-            let _ = reply.send(if left > 0 { Err(ReadError::NoLeader) } else { Ok(Index(0)) });
-            receiver
-        }
-
-        fn peer_address(&self, _: NodeId) -> Option<String> {
-            Some("elsewhere:7400".to_owned())
-        }
-
-        fn set_delay(&self, _: (Duration, Duration)) {}
-    }
-
-    fn handle(breaks: usize) -> Handle {
-        testing::handle_with(Role::Follower, |_| {}, Arc::new(Breaks(AtomicUsize::new(breaks))))
-    }
-
-    #[tokio::test]
-    async fn a_read_whose_way_to_the_leader_breaks_is_asked_for_again() {
-        let read = |breaks| async move { handle(breaks).barrier(Consistency::Linearizable, true, None).await };
-        assert_eq!(read(3).await, Ok(()));
-        assert_eq!(read(usize::MAX).await, Err(ReadError::NoLeader), "not for ever");
-    }
-
-    #[tokio::test]
-    async fn a_node_that_is_held_still_goes_on_when_it_is_let_go() {
-        let handle = handle(0);
-        handle.awake().await;
-        handle.pause(true);
-        let waiting = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.awake().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "it is held");
-        handle.pause(false);
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it goes on").expect("without a panic");
-    }
-
-    #[tokio::test]
-    async fn a_write_is_passed_on_once_whatever_becomes_of_it() {
-        let handle = handle(0);
-        let put = Command::Delete { key: "k".into(), condition: crate::kv::Condition::None };
-        let result = handle.write(&put, WriteOptions::default()).await;
-        assert!(matches!(result, Err(WriteError::Unknown(_))), "{result:?}");
-    }
-
-    #[tokio::test]
-    async fn a_write_on_a_node_without_a_cluster_says_what_the_node_waits_for() {
-        let handle = handle(0);
-        for (waits_for, text) in
-            [(Some(2), "for 2 more nodes"), (Some(1), "for 1 more node"), (None, "to be taken into one")]
-        {
-            let state = NodeState { config: None, leader: None, waits_for, ..(*handle.state()).clone() };
-            handle.shared.state.store(Arc::new(state));
-            let delete = Command::Delete { key: "k".into(), condition: crate::kv::Condition::None };
-            let error = handle.write(&delete, WriteOptions::default()).await.expect_err("no cluster");
-            assert_eq!(error, WriteError::NotFormed { waits_for });
-            assert_eq!(error.to_string(), format!("this node belongs to no cluster yet: it waits {text}"));
         }
     }
 }

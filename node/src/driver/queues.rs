@@ -1,0 +1,81 @@
+//! What wakes the driver, and how much of it one turn takes.
+//!
+//! Before: everybody who asks, the peers, the WAL thread. After: `Driver::turn`.
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Done, TURN_EVENTS};
+use crate::handle::{Ask, ChangeError, ReadError, WriteError};
+use crate::kv::Imported;
+use crate::peer::PeerEvent;
+use crate::storage::WalEvent;
+
+const STOPPING: &str = "this node is stopping";
+
+/// What wakes the driver.
+pub(super) struct Queues {
+    pub asks: mpsc::Receiver<Ask>,
+    pub peers: mpsc::Receiver<PeerEvent<Imported>>,
+    pub wal: mpsc::UnboundedReceiver<WalEvent>,
+    pub done: mpsc::UnboundedReceiver<Done>,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What one turn took from the queues.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub asks: Vec<Ask>,
+    pub peers: Vec<PeerEvent<Imported>>,
+    pub wal: Vec<WalEvent>,
+    pub done: Vec<Done>,
+}
+
+impl Queues {
+    /// Waits until anything happens or `tick` is due, then takes what is there.
+    pub(super) async fn next(&mut self, turn: &mut Turn, tick: tokio::time::Instant) {
+        tokio::select! {
+            _ = self.asks.recv_many(&mut turn.asks, TURN_EVENTS) => {}
+            _ = self.peers.recv_many(&mut turn.peers, TURN_EVENTS) => {}
+            _ = self.wal.recv_many(&mut turn.wal, TURN_EVENTS) => {}
+            _ = self.done.recv_many(&mut turn.done, TURN_EVENTS) => {}
+            _ = self.stop.changed() => {}
+            () = tokio::time::sleep_until(tick) => {}
+        }
+        self.take(turn);
+    }
+
+    /// Takes what is there without waiting.
+    pub(super) fn take(&mut self, turn: &mut Turn) {
+        while let Ok(event) = self.wal.try_recv() {
+            turn.wal.push(event);
+        }
+        while turn.peers.len() < TURN_EVENTS
+            && let Ok(event) = self.peers.try_recv()
+        {
+            turn.peers.push(event);
+        }
+        while turn.asks.len() < TURN_EVENTS
+            && let Ok(ask) = self.asks.try_recv()
+        {
+            turn.asks.push(ask);
+        }
+        while let Ok(event) = self.done.try_recv() {
+            turn.done.push(event);
+        }
+    }
+
+    /// Takes no more from clients, and tells those who still wait in the queue that certainly nothing was done for them.
+    pub(super) fn refuse_the_rest(&mut self) {
+        self.asks.close();
+        while let Ok(ask) = self.asks.try_recv() {
+            match ask {
+                Ask::Write(write) => drop(write.reply.send(Err(WriteError::Stopping))),
+                Ask::Barrier(reply) => drop(reply.send(Err(ReadError::Stopping))),
+                Ask::Change(_, reply) => drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned())))),
+                Ask::Transfer(_, reply) | Ask::Campaign(reply) => {
+                    drop(reply.send(Err(ChangeError::Refused(STOPPING.to_owned()))));
+                }
+            }
+        }
+    }
+}
