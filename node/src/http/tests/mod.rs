@@ -17,13 +17,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::io::HEAD_TIMEOUT;
 use super::server::serve_with;
 use crate::handle::{Ask, ChangeError, Handle, NodeState, ReadError, WriteError};
 use crate::options::NodeOptions;
 use crate::testing;
 
 /// Far beyond what a test needs, so that a hanging one fails with its name.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A served node.
 struct Server {
@@ -72,8 +73,7 @@ impl Server {
     }
 
     async fn of(handle: Handle) -> Server {
-        // The timeout of heads is far beyond what a test needs, too: a machine that is busy may take its time between a connection and its head.
-        Server::impatient(handle, PATIENCE).await
+        Server::impatient(handle, HEAD_TIMEOUT).await
     }
 
     /// As [`Server::of`], with another timeout for heads.

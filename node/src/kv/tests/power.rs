@@ -41,7 +41,8 @@ const KEYS: u64 = 700;
 const ENTRIES_AT_ONCE: u64 = 8;
 /// Entries between two cuts of the log.
 const CUT_EVERY: u64 = 900;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For a hundred syncs in a row, each a second late.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn mix(n: u64) -> u64 {
     let n = (n ^ (n >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
