@@ -152,7 +152,7 @@ kind-up: ## Start a Kubernetes for the tests (kind: three workers in three zones
 	@./scripts/kubernetes/kind-up
 
 kind-load: images ## Build the images and hand them to the nodes of kind
-	@./scripts/kubernetes/inside kind load image-archive target/images/quorate.tar target/images/quorate-operator.tar
+	@./scripts/kubernetes/load
 
 kind-down: ## End it
 	@./scripts/kubernetes/kind-down
@@ -163,8 +163,9 @@ images: ## Build quorate and quorate-operator into images of static programs, as
 chart: ## Test the chart: golden files, schema, helm lint, kubeconform with the API server's own schemas
 	@./scripts/kubernetes/test chart
 
+# FILTER=name for some of them; KEEP=1 leaves the namespaces of those that failed.
 kubernetes: ## The chart, the operator and clusters of pods, on kind or on the cluster that KUBECONFIG names
-	@./scripts/kubernetes/test e2e --test-threads=2 --nocapture
+	@./scripts/kubernetes/test cluster
 
 clean: ## Remove what was built (data directories stay)
 	cargo clean

@@ -55,11 +55,11 @@ fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
     move |error| ApplyError::Api { what, error: Box::new(error) }
 }
 
-/// Makes the objects as planned.
+/// Makes the objects as planned. Whether the controllers of the StatefulSets have seen them as they are now.
 ///
 /// # Errors
 /// At the first that cannot be made.
-pub async fn apply(client: &Client, wanted: &Wanted, objects: &Objects) -> Result<(), ApplyError> {
+pub async fn apply(client: &Client, wanted: &Wanted, objects: &Objects) -> Result<bool, ApplyError> {
     let namespace = &wanted.namespace;
     one(client, namespace, &objects.service_account).await?;
     one(client, namespace, &objects.config_map).await?;
@@ -67,16 +67,19 @@ pub async fn apply(client: &Client, wanted: &Wanted, objects: &Objects) -> Resul
         one(client, namespace, service).await?;
     }
     match &objects.disruption_budget {
-        Some(budget) => one(client, namespace, budget).await?,
+        Some(budget) => drop(one(client, namespace, budget).await?),
         None => no_disruption_budget(client, wanted).await?,
     }
+    let mut noticed = true;
     for set in &objects.sets {
-        one(client, namespace, set).await?;
+        let applied = one(client, namespace, set).await?;
+        noticed &= applied.status.and_then(|s| s.observed_generation) == applied.metadata.generation;
     }
-    Ok(())
+    Ok(noticed)
 }
 
-async fn one<K>(client: &Client, namespace: &str, object: &K) -> Result<(), ApplyError>
+/// The object as it is then.
+async fn one<K>(client: &Client, namespace: &str, object: &K) -> Result<K, ApplyError>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + Clone
@@ -88,8 +91,7 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     // Forced: a field the operator sets is the operator's, whoever wrote it last.
     let params = PatchParams::apply(names::MANAGER).force();
-    api.patch(&name, &params, &Patch::Apply(object)).await.map_err(failed(format!("{} {name}", K::kind(&()))))?;
-    Ok(())
+    api.patch(&name, &params, &Patch::Apply(object)).await.map_err(failed(format!("{} {name}", K::kind(&()))))
 }
 
 /// A cluster that became a single pod has none.

@@ -217,10 +217,22 @@ pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pla
         .or_else(|| moving_leadership(wanted, seen))
         .or_else(|| rollout::part(wanted, seen))
         .or_else(|| missing_pods(wanted, seen, recorded))
-        .or_else(|| leadership_home(wanted, seen, recorded));
+        .or_else(|| leadership_home(wanted, seen, recorded))
+        .or_else(|| unnoticed(seen));
     let settled = || (None, Progress { phase: Phase::Settled, message: "all is as wanted".to_owned() });
     let (step, progress) = part.unwrap_or_else(settled);
     Plan { pods, step, progress }
+}
+
+/// A change of a StatefulSet that its controller has yet to see: until then nobody can say which pods it concerns, so all is not as wanted yet.
+#[must_use]
+pub fn taking_over() -> Progress {
+    let message = "the StatefulSets were changed, and Kubernetes has yet to take that over".to_owned();
+    Progress { phase: Phase::Reconfiguring, message }
+}
+
+fn unnoticed(seen: &Observed) -> Part {
+    seen.sets.iter().any(|set| set.update_revision.is_none()).then(|| (None, taking_over()))
 }
 
 /// What was under way at the last pass.

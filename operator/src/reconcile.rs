@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::names;
 use crate::node::Nodes;
 use crate::observe::{self, Observed};
-use crate::plan::{Phase, Plan, Step, plan};
+use crate::plan::{self, Phase, Plan, Step, plan};
 use crate::status::{self, Happened, Pass};
 use crate::validate::{Wanted, validate};
 use crate::watch::Watched;
@@ -112,8 +112,13 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     // An id is recorded before anything acts on it: a cluster that was formed is never again taken for one that was not.
     let recorded =
         record_formation(cluster, context, &wanted, &seen, &before).await.map_err(failed("recording the identity"))?;
-    let plan = plan(&wanted, &seen, &recorded);
-    let trouble = act(context, &wanted, &seen, &recorded, &plan, cluster).await.err();
+    let mut plan = plan(&wanted, &seen, &recorded);
+    let acted = act(context, &wanted, &seen, &recorded, &plan, cluster).await;
+    if matches!(acted, Ok(false)) && plan.progress.phase == Phase::Settled {
+        // Planned on StatefulSets that this pass has changed.
+        plan.progress = plan::taking_over();
+    }
+    let trouble = acted.err();
     if let Some(trouble) = &trouble {
         context.metrics.trouble();
         tracing::warn!(cluster = name, error = %trouble, "a part of a pass failed; it is tried again");
@@ -170,7 +175,7 @@ async fn record_formation(
     Ok(recorded)
 }
 
-/// Brings the objects about and takes the step.
+/// Brings the objects about and takes the step. Whether Kubernetes has taken over what the objects say.
 async fn act(
     context: &Context,
     wanted: &Wanted,
@@ -178,21 +183,21 @@ async fn act(
     recorded: &KVClusterStatus,
     plan: &Plan,
     cluster: &KVCluster,
-) -> Result<(), ApplyError> {
+) -> Result<bool, ApplyError> {
     // Where clients find the leader is kept right even while paused: it follows what the nodes did, and changes nothing of theirs.
     apply::label_leader(&context.client, wanted, seen).await?;
     if plan.progress.phase == Phase::Paused {
-        return Ok(());
+        return Ok(true);
     }
     let who = apply::credentials(&context.client, wanted).await?;
-    apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded, seen)).await?;
-    let Some(step) = &plan.step else { return Ok(()) };
+    let noticed = apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded, seen)).await?;
+    let Some(step) = &plan.step else { return Ok(noticed) };
     tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?step, "taking a step");
     apply::step(&context.client, &context.nodes, &who, wanted, seen, step).await?;
     if let Some(happened) = of_step(step) {
         publish(cluster, context, &happened).await;
     }
-    Ok(())
+    Ok(noticed)
 }
 
 /// A step that was taken, as an Event. What a change of the configuration leads to, the status tells.

@@ -7,6 +7,8 @@ cache=$(realpath -m "${QUORATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quorate}")
 # The version of Kubernetes is said once, in the module that it is built from.
 kubernetes=$(awk '$1 == "k8s.io/kubernetes" {print $2}' "$here/modules/kubernetes/go.mod")
 bin=$cache/bin
+# That of the programs and their images.
+release=$(awk -F'"' '/^version = /{print $2; exit}' "$root/Cargo.toml")
 
 say() { echo "$*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -74,6 +76,9 @@ kind_address=198.18.77.2
 export KIND_CLUSTER_NAME=quorate
 
 own_engine() { [ -e "$run/docker.pid" ]; }
+
+# Whether the cluster runs.
+running() { [ -e "$run/kubeconfig" ] && "$bin/kubectl" --kubeconfig "$run/kubeconfig" get --raw /readyz >/dev/null 2>&1; }
 
 # inside COMMAND…: with kind, kubectl and docker as the cluster needs them.
 inside() {

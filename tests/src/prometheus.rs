@@ -55,16 +55,23 @@ impl Prometheus {
     /// # Panics
     /// If there is no Prometheus, or it does not start.
     pub async fn start(cluster: &Cluster, rules: Option<&str>) -> Prometheus {
-        let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
         let target = |node: &crate::Node| {
             let labels = json!({ "namespace": "tests", "cluster": "quorate", "pod": node.name });
             json!({ "targets": [node.url.trim_start_matches("http://")], "labels": labels })
         };
+        let nodes: Vec<Value> = cluster.nodes.iter().map(target).collect();
+        Prometheus::scraping(&[json!({ "job_name": "quorate", "static_configs": nodes })], rules).await
+    }
+
+    /// Scrapes by these jobs, in the words of Prometheus' own configuration.
+    ///
+    /// # Panics
+    /// As [`Prometheus::start`].
+    pub async fn scraping(jobs: &[Value], rules: Option<&str>) -> Prometheus {
+        let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
         let mut config = json!({
             "global": { "scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY },
-            "scrape_configs": [{
-                "job_name": "quorate", "static_configs": cluster.nodes.iter().map(target).collect::<Vec<_>>(),
-            }],
+            "scrape_configs": jobs,
         });
         if let Some(rules) = rules {
             std::fs::write(folder.path().join("rules.yaml"), rules).expect("the rules");

@@ -69,6 +69,7 @@ impl Default for Settings {
 /// Clients at work.
 #[derive(Debug)]
 pub struct Workload {
+    start: Instant,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Vec<Operation>>>,
@@ -111,13 +112,19 @@ impl Workload {
             tokio::spawn(client.run())
         };
         let clients = (0..settings.http_clients + settings.redis_clients).map(one).collect();
-        Workload { stop, acknowledged, clients }
+        Workload { start, stop, acknowledged, clients }
     }
 
     /// Writes and deletions acknowledged so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// The clock of the history, now.
+    #[must_use]
+    pub fn clock(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// Waits until so many more writes are acknowledged.

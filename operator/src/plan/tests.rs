@@ -294,11 +294,13 @@ fn with_every_copy_needed_for_a_write_pods_are_still_rolled_one_at_a_time() {
 }
 
 #[test]
-fn nothing_is_rolled_before_the_statefulset_says_which_revision_is_new() {
+fn nothing_is_rolled_and_nothing_settled_before_the_statefulset_says_which_revision_is_new() {
     let mut seen = healthy(3, 2, "demo-leader-0");
     seen.pods.iter_mut().for_each(|p| p.revision = Some("old".into()));
     seen.sets.iter_mut().for_each(|s| s.update_revision = None);
-    assert_eq!(decide(json!({"replicas": 3}), &seen).step, None);
+    let plan = decide(json!({"replicas": 3}), &seen);
+    assert_eq!(plan.step, None);
+    assert!(plan.progress.phase.is_progressing(), "{plan:?}");
 }
 
 #[test]

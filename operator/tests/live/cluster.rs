@@ -134,8 +134,10 @@ async fn a_rollout_takes_one_pod_at_a_time_and_the_leaders_last() {
     let before = uids(&world).await;
 
     world.patch("demo", json!({"spec": {"image": "quorate:next"}})).await;
-    let rolled = world.until("demo", "the rollout is under way", |s| reason(s, "Progressing") == "RollingOut").await;
-    assert!(is(&rolled, "Progressing", "True"));
+    let looked = world.until("demo", "the patch is looked at", |s| s.observed_generation == Some(2)).await;
+    assert!(is(&looked, "Progressing", "True"), "all is as wanted, says what has changed nothing yet: {looked:#?}");
+    assert_ne!(looked.image.as_deref(), Some("quorate:next"), "no pod runs it yet: {looked:#?}");
+    world.until("demo", "the rollout is under way", |s| reason(s, "Progressing") == "RollingOut").await;
     let mut order: Vec<String> = Vec::new();
     until("all pods are new", async || {
         let now = uids(&world).await;

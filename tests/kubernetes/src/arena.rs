@@ -1,21 +1,37 @@
 //! A namespace of a test's own, with an operator of its own in it.
+//!
+//! A test that failed tells what there was, and leaves nothing behind either, unless `KEEP=1` asks for the namespace to be looked at.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use quorate_operator::crd::{KVCluster, KVClusterStatus};
 use quorate_tests::eventually_in;
 
+use crate::THREE_COPIES;
 use crate::command::{self, Said};
-use crate::forward::Forward;
 
 /// Longest wait for pods to start, volumes to be made and statuses to be written: all of it on a machine that does other things too.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Longest wait for the answer to one request: longer than any request may take a node.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
 /// The release's name in every namespace.
 pub const RELEASE: &str = "quorate";
+
+/// The chart.
+pub const CHART: &str = "charts/quorate";
+
+/// The last lines of each thing that a failed test tells.
+const TOLD_MAX: usize = 60;
+
+/// A failed test does not wait for an API server that is gone.
+const QUICKLY: &str = "--request-timeout=10s";
 
 /// A namespace, and a release of the chart in it that serves it alone.
 #[derive(Debug)]
@@ -24,6 +40,7 @@ pub struct Arena {
     pub namespace: String,
     /// The Kubernetes API.
     pub client: ClientBox,
+    ended: bool,
 }
 
 /// A client that can be printed (it has nothing to say).
@@ -64,17 +81,29 @@ impl Arena {
         }));
         let made = namespaces.create(&PostParams::default(), &wanted.expect("a namespace")).await;
         let namespace = made.unwrap_or_else(|e| panic!("no namespace can be made: {e}")).name_any();
-        Arena { namespace, client: ClientBox(client) }
+        Arena { namespace, client: ClientBox(client), ended: false }
+    }
+
+    /// As [`Arena::new`], and in it the cluster `demo` of README, at rest.
+    pub async fn with_demo(name: &str) -> Arena {
+        let arena = Arena::new(name).await;
+        arena.apply(THREE_COPIES).await.good("kubectl apply");
+        arena.settled("demo").await;
+        arena
     }
 
     /// `helm install`, with more arguments.
     pub async fn install(&self, more: &[&str]) -> Said {
+        self.release("install", CHART, more).await
+    }
+
+    /// `helm install` or `helm upgrade` of a chart in a folder, for this namespace alone and with one operator.
+    pub async fn release(&self, verb: &str, chart: &str, more: &[&str]) -> Said {
         let namespaces = format!("namespaces={{{}}}", self.namespace);
-        let mut arguments =
-            vec!["install", RELEASE, "charts/quorate", "--namespace", &self.namespace, "--wait", "--timeout", "2m"];
+        let mut arguments = vec![verb, RELEASE, chart, "--wait", "--timeout", "2m"];
         arguments.extend(["--set", &namespaces, "--set", "replicas=1"]);
         arguments.extend(more);
-        command::run("helm", &arguments, "").await
+        self.helm(&arguments).await
     }
 
     /// `helm` on the release in this namespace.
@@ -96,6 +125,15 @@ impl Arena {
         command::run("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], manifest).await
     }
 
+    /// Changes fields of a KVCluster's spec.
+    ///
+    /// # Panics
+    /// If that is refused.
+    pub async fn patch(&self, cluster: &str, spec: &str) {
+        let patch = format!("{{\"spec\":{spec}}}");
+        self.kubectl(&["patch", "kvc", cluster, "--type", "merge", "-p", &patch]).await.good("kubectl patch");
+    }
+
     /// KVClusters of the namespace.
     #[must_use]
     pub fn clusters(&self) -> Api<KVCluster> {
@@ -105,12 +143,6 @@ impl Arena {
     /// Pods of the namespace.
     #[must_use]
     pub fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.0.clone(), &self.namespace)
-    }
-
-    /// Services of the namespace.
-    #[must_use]
-    pub fn services(&self) -> Api<Service> {
         Api::namespaced(self.client.0.clone(), &self.namespace)
     }
 
@@ -146,15 +178,9 @@ impl Arena {
             let found = self.clusters().get(cluster).await.map_err(|e| e.to_string())?;
             let (spec, generation) = (found.spec, found.metadata.generation);
             let status = found.status.ok_or("no status yet")?;
-            let is = |condition: &str, value: &str| {
-                status.conditions.iter().any(|c| c.type_ == condition && c.status == value)
-            };
             let current = status.observed_generation == generation;
-            if current
-                && is("Available", "True")
-                && is("Progressing", "False")
-                && status.ready_replicas == spec.replicas
-            {
+            let rests = is(&status, "Available", "True") && is(&status, "Progressing", "False");
+            if current && rests && is(&status, "Degraded", "False") && status.ready_replicas == spec.replicas {
                 Ok(status)
             } else {
                 Err(format!("{status:?}"))
@@ -163,14 +189,39 @@ impl Arena {
         .await
     }
 
-    /// Ways to pods of the store.
-    pub async fn forwards(&self, pods: &[&str]) -> Vec<Forward> {
-        let api = self.pods();
-        let mut forwards = Vec::with_capacity(pods.len());
-        for pod in pods {
-            forwards.push(Forward::new(&api, pod).await);
-        }
-        forwards
+    /// Waits until there is another pod of the name than the one of this identity, and it is ready.
+    pub async fn replaced(&self, pod: &str, before: &str) {
+        eventually_in(PATIENCE, &format!("{pod} is made anew"), async || {
+            let found = self.pods().get(pod).await.map_err(|e| e.to_string())?;
+            let conditions = found.status.as_ref().and_then(|s| s.conditions.as_ref());
+            let ready = conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+            if found.uid().as_deref() != Some(before) && ready { Ok(()) } else { Err(format!("{:?}", found.status)) }
+        })
+        .await;
+    }
+
+    /// The identity of a pod, and the machine it runs on.
+    ///
+    /// # Panics
+    /// If it is not there or runs nowhere.
+    pub async fn pod(&self, pod: &str) -> (String, String) {
+        let found = self.pods().get(pod).await.unwrap_or_else(|e| panic!("{pod}: {e}"));
+        let machine = found.spec.as_ref().and_then(|s| s.node_name.clone());
+        (found.uid().unwrap_or_default(), machine.unwrap_or_else(|| panic!("{pod} runs nowhere")))
+    }
+
+    /// The reasons of the Events about a KVCluster, each once.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn events(&self, cluster: &str) -> Result<Vec<String>, String> {
+        let events: Api<Event> = Api::namespaced(self.client.0.clone(), &self.namespace);
+        let events = events.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
+        let about = |e: &Event| e.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(cluster));
+        let mut reasons: Vec<String> = events.into_iter().filter(about).filter_map(|e| e.reason).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        Ok(reasons)
     }
 
     /// Sends a request to a Service through the API server. The body that came back, if the status was one of success.
@@ -178,11 +229,15 @@ impl Arena {
         let uri = format!("/api/v1/namespaces/{}/services/{service}:http/proxy{path}", self.namespace);
         let request = http::Request::builder().method(method).uri(uri).header("content-type", "text/plain");
         let request = request.body(body.as_bytes().to_vec()).map_err(|e| e.to_string())?;
-        self.client.0.request_text(request).await.map_err(|e| e.to_string())
+        // The library asks again for as long as the answer is that nobody serves there.
+        match tokio::time::timeout(ANSWER_MAX, self.client.0.request_text(request)).await {
+            Ok(answer) => answer.map_err(|e| e.to_string()),
+            Err(_) => Err(format!("no other answer than to ask again, for {ANSWER_MAX:?}")),
+        }
     }
 
     /// Removes the release and the namespace, and waits until nothing is left.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         let _ = self.helm(&["uninstall", RELEASE, "--ignore-not-found"]).await;
         let namespaces: Api<Namespace> = Api::all(self.client.0.clone());
         let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
@@ -194,6 +249,7 @@ impl Arena {
             }
         })
         .await;
+        self.ended = true;
     }
 
     /// How many pods and claims there are of a KVCluster.
@@ -202,5 +258,54 @@ impl Arena {
         let pods = self.pods().list(&of).await.map_err(|e| e.to_string())?.items.len();
         let claims = self.claims().list(&of).await.map_err(|e| e.to_string())?.items.len();
         Ok((pods, claims))
+    }
+}
+
+/// Whether a condition has this value.
+#[must_use]
+pub fn is(status: &KVClusterStatus, condition: &str, value: &str) -> bool {
+    status.conditions.iter().any(|c| c.type_ == condition && c.status == value)
+}
+
+/// The reason that a condition gives.
+#[must_use]
+pub fn reason<'a>(status: &'a KVClusterStatus, condition: &str) -> &'a str {
+    status.conditions.iter().find(|c| c.type_ == condition).map_or("", |c| &c.reason)
+}
+
+// Runs only where a test did not come to its end: then nobody can wait for a future any more.
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let say = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(["--namespace", &self.namespace]).args(arguments).output();
+            let text = output.map_or_else(
+                |e| e.to_string(),
+                |o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned(),
+            );
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!(
+                "$ {program} {}\n{}",
+                arguments.join(" "),
+                lines[lines.len().saturating_sub(TOLD_MAX)..].join("\n")
+            );
+        };
+        eprintln!("what there is in {}:", self.namespace);
+        say("kubectl", &["get", "nodes,kvc,sts,pods,pvc,endpointslices", "--output=wide", QUICKLY]);
+        say("kubectl", &["get", "kvc", "--output=jsonpath={.items[*].status}", QUICKLY]);
+        say("kubectl", &["get", "events", "--sort-by=.metadata.creationTimestamp", QUICKLY]);
+        say(
+            "kubectl",
+            &["logs", "--selector=app.kubernetes.io/name=quorate-operator", "--prefix", "--tail=30", QUICKLY],
+        );
+        say("kubectl", &["logs", "--selector=quorate.dev/cluster", "--prefix", "--tail=20", QUICKLY]);
+        if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
+            eprintln!("the namespace {} stays, as KEEP=1 asks", self.namespace);
+            return;
+        }
+        say("helm", &["uninstall", RELEASE, "--ignore-not-found"]);
+        say("kubectl", &["delete", "namespace", &self.namespace, "--wait=false", QUICKLY]);
     }
 }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use quorate_operator::names;
 use quorate_tests::Target;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -9,22 +10,33 @@ use tokio::task::JoinHandle;
 /// Ports of this machine that lead to those of one pod, by its name: also to the next pod of that name. Ends with this value.
 #[derive(Debug)]
 pub struct Forward {
-    target: Target,
+    /// `host:port` here, for each of the ports there.
+    pub addresses: Vec<String>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Forward {
-    /// To the ports for clients of a pod of the store.
-    pub async fn new(pods: &Api<Pod>, pod: &str) -> Forward {
-        let (http, http_task) = listen(pods.clone(), pod.to_owned(), 8000).await;
-        let (tcp, tcp_task) = listen(pods.clone(), pod.to_owned(), 6379).await;
-        Forward { target: Target { http: format!("http://{http}"), tcp }, tasks: vec![http_task, tcp_task] }
+    /// To ports of a pod.
+    pub async fn new(pods: &Api<Pod>, pod: &str, ports: &[u16]) -> Forward {
+        let (mut addresses, mut tasks) = (Vec::new(), Vec::new());
+        for port in ports {
+            let (address, task) = listen(pods.clone(), pod.to_owned(), *port).await;
+            addresses.push(address);
+            tasks.push(task);
+        }
+        Forward { addresses, tasks }
     }
 
-    /// Where clients find it.
+    /// To the ports for clients of a pod of the store.
+    pub async fn to_node(pods: &Api<Pod>, pod: &str) -> Forward {
+        let ports = [names::HTTP_PORT, names::TCP_PORT].map(|port| u16::try_from(port).expect("a port"));
+        Forward::new(pods, pod, &ports).await
+    }
+
+    /// Where clients find a pod of the store.
     #[must_use]
     pub fn target(&self) -> Target {
-        self.target.clone()
+        Target { http: format!("http://{}", self.addresses[0]), tcp: self.addresses[1].clone() }
     }
 }
 

@@ -1,34 +1,19 @@
-//! The numbers of a running cluster change, and it sleeps and wakes.
+//! The numbers of a running cluster change, its image is rolled, and it sleeps and wakes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use quorate_history::check;
-use quorate_kubernetes::arena::PATIENCE;
-use quorate_kubernetes::{Arena, Forward};
-use quorate_tests::{Settings, Workload, eventually_in};
-
-use super::THREE_COPIES;
-
-async fn patch(arena: &Arena, spec: &str) {
-    let patch = format!("{{\"spec\":{spec}}}");
-    arena.kubectl(&["patch", "kvc", "demo", "--type", "merge", "-p", &patch]).await.good("kubectl patch");
-}
+use quorate_kubernetes::arena::{PATIENCE, reason};
+use quorate_kubernetes::{Arena, Clients};
+use quorate_tests::eventually_in;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_while_the_write_quorum_and_the_number_of_copies_change() {
-    let arena = Arena::new("change").await;
-    arena.apply(THREE_COPIES).await.good("kubectl apply");
-    arena.settled("demo").await;
-    let forwards = arena.forwards(&["demo-leader-0", "demo-follower-0", "demo-follower-1"]).await;
-    let targets: Vec<_> = forwards.iter().map(Forward::target).collect();
-    let settings =
-        Settings { http_clients: 3, redis_clients: 1, pause: Duration::from_millis(20), ..Settings::default() };
-    let workload = Workload::start(&targets, &settings);
-    workload.more(20).await;
+    let arena = Arena::with_demo("change").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
 
     for quorum in [3, 2] {
         let started = Instant::now();
-        patch(&arena, &format!("{{\"writeQuorum\":{quorum}}}")).await;
+        arena.patch("demo", &format!("{{\"writeQuorum\":{quorum}}}")).await;
         eventually_in(PATIENCE, &format!("the cluster reports W = {quorum}"), async || {
             match arena.status("demo").await?.write_quorum {
                 Some(found) if found == quorum => Ok(()),
@@ -37,9 +22,10 @@ async fn writes_go_on_while_the_write_quorum_and_the_number_of_copies_change() {
         })
         .await;
         println!("W = {quorum} after {:.1} s", started.elapsed().as_secs_f64());
-        workload.more(20).await;
+        clients.more(20).await;
     }
-    for replicas in [5, 3] {
+    // The second time pods come back to volumes of nodes that have left.
+    for replicas in [5, 3, 5, 3] {
         let started = Instant::now();
         let wanted = format!("--replicas={replicas}");
         arena.kubectl(&["scale", "kvc/demo", &wanted]).await.good("kubectl scale");
@@ -47,32 +33,47 @@ async fn writes_go_on_while_the_write_quorum_and_the_number_of_copies_change() {
         println!("N = {replicas} after {:.1} s", started.elapsed().as_secs_f64());
         assert_eq!(status.members.len() as i32, replicas, "{:?}", status.members);
         assert_eq!(status.write_quorum, Some(2), "W stays what was asked for");
-        workload.more(20).await;
+        clients.more(20).await;
     }
-    let history = workload.stop().await;
-    if let Err(violation) = check(&history.operations) {
-        panic!("{violation}");
+    assert_eq!(arena.leftovers("demo").await, Ok((3, 5)), "pods, and volumes, which are retained");
+    clients.judged().await;
+    let events = arena.events("demo").await.unwrap();
+    for expected in ["ScalingUp", "ScalingDown", "WriteQuorumChanged", "ConfigurationChanged", "Settled"] {
+        assert!(events.iter().any(|e| e == expected), "no Event {expected} in {events:?}");
     }
     arena.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_another_image_is_rolled_out() {
+    let arena = Arena::with_demo("roll").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    let image = super::upgrade::next_image();
+    let (started, from) = (Instant::now(), clients.clock());
+    arena.patch("demo", &format!("{{\"image\":\"{image}\"}}")).await;
+    super::upgrade::rolled(&arena, "demo", &image).await;
+    println!("the full rollout of 3 pods: {:.1} s", started.elapsed().as_secs_f64());
+    let to = clients.clock();
+    clients.more(20).await;
+    let judged = clients.judged().await;
+    println!("the longest time without a write meanwhile: {:.2} s", judged.silence(from, to).as_secs_f64());
+    let status = arena.settled("demo").await;
+    assert_eq!(status.leader.as_deref(), Some("demo-leader-0"), "leadership is back where it prefers to live");
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
-    let arena = Arena::new("hibernate").await;
-    arena.apply(THREE_COPIES).await.good("kubectl apply");
+    let arena = Arena::with_demo("hibernate").await;
     let before = arena.settled("demo").await.cluster_id;
     assert!(before.is_some(), "the cluster's id is recorded");
     arena.through("demo", "PUT", "/v1/kv/kept", "asleep").await.expect("a write");
 
-    patch(&arena, "{\"hibernated\":true}").await;
-    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match arena.leftovers("demo").await? {
-        (0, 3) => Ok(()),
-        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
-    })
-    .await;
+    super::volumes::sleep(&arena).await;
     arena.condition("demo", "Available", "False").await;
+    assert_eq!(reason(&arena.status("demo").await.unwrap(), "Available"), "Hibernated");
 
-    patch(&arena, "{\"hibernated\":false}").await;
+    arena.patch("demo", "{\"hibernated\":false}").await;
     let after = arena.settled("demo").await.cluster_id;
     assert_eq!(before, after, "it is the same cluster");
     assert_eq!(arena.through("demo", "GET", "/v1/kv/kept", "").await.as_deref(), Ok("asleep"));

@@ -1,59 +1,92 @@
-//! Writes go on while pods die.
+//! Writes go on while pods die, whether an operator runs or not.
 
 use std::time::{Duration, Instant};
 
-use kube::api::DeleteParams;
-use quorate_history::check;
-use quorate_kubernetes::{Arena, Forward};
-use quorate_tests::{Settings, Workload};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams};
+use quorate_kubernetes::arena::PATIENCE;
+use quorate_kubernetes::{Arena, Clients};
+use quorate_tests::eventually_in;
 
-use super::THREE_COPIES;
+/// Leaders deleted: so many that median and worst say something.
+const DELETIONS: usize = 20;
 
-/// Leaders deleted in the ordinary run, and in the long one, whose median and worst are worth printing.
-const DELETIONS: usize = 3;
-const DELETIONS_NIGHTLY: usize = 20;
+/// Ends a pod at once, as when its machine dies: no time to hand over.
+async fn kill(arena: &Arena, pod: &str) {
+    arena.pods().delete(pod, &DeleteParams::default().grace_period(0)).await.expect("a deletion");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_while_leaders_are_deleted_and_nothing_is_lost_or_stale() {
-    let arena = Arena::new("failover").await;
-    arena.apply(THREE_COPIES).await.good("kubectl apply");
-    arena.settled("demo").await;
-    let forwards = arena.forwards(&["demo-leader-0", "demo-follower-0", "demo-follower-1"]).await;
-    let targets: Vec<_> = forwards.iter().map(Forward::target).collect();
-    // Every operation passes the API server and a kubelet: few clients, or they would measure those.
-    let settings =
-        Settings { http_clients: 3, redis_clients: 1, pause: Duration::from_millis(20), ..Settings::default() };
-    let workload = Workload::start(&targets, &settings);
-    workload.more(20).await;
-
-    let nightly = std::env::var_os("QUORATE_NIGHTLY").is_some();
-    let mut gaps = Vec::new();
-    for round in 0..if nightly { DELETIONS_NIGHTLY } else { DELETIONS } {
+    let arena = Arena::with_demo("failover").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    let mut spans: Vec<(Duration, Duration)> = Vec::new();
+    for round in 1..=DELETIONS {
         let leader = arena.settled("demo").await.leader.expect("a leader");
-        let before = arena.pods().get(&leader).await.expect("the leader's pod").metadata.uid;
-        let deleted = Instant::now();
-        // At once, as when its machine dies: no time to hand over.
-        let at_once = DeleteParams::default().grace_period(0);
-        arena.pods().delete(&leader, &at_once).await.expect("a deletion");
-        workload.more(5).await;
-        gaps.push(deleted.elapsed());
-        println!("round {round}: {leader} deleted, the fifth write after {:.2} s", deleted.elapsed().as_secs_f64());
-        arena.settled("demo").await;
-        let after = arena.pods().get(&leader).await.expect("the pod again").metadata.uid;
-        assert_ne!(before, after, "{leader} is another pod of the same name");
+        let (before, _) = arena.pod(&leader).await;
+        let (started, from) = (Instant::now(), clients.clock());
+        kill(&arena, &leader).await;
+        arena.replaced(&leader, &before).await;
+        clients.more(5).await;
+        spans.push((from, clients.clock()));
+        println!("round {round}: {leader} was ready again after {:.1} s", started.elapsed().as_secs_f64());
     }
-    workload.more(20).await;
-    let history = workload.stop().await;
-    gaps.sort_unstable();
+    arena.settled("demo").await;
+    let judged = clients.judged().await;
+    let mut silences: Vec<f64> = spans.iter().map(|(from, to)| judged.silence(*from, *to).as_secs_f64()).collect();
+    silences.sort_by(f64::total_cmp);
     println!(
-        "from the deletion of the leader's pod to the fifth write: median {:.2} s, worst {:.2} s of {}; {} operations",
-        gaps[gaps.len() / 2].as_secs_f64(),
-        gaps[gaps.len() - 1].as_secs_f64(),
-        gaps.len(),
-        history.operations.len(),
+        "from the end of the leader's pod to the next acknowledged write: median {:.2} s, worst {:.2} s of {}; {} operations",
+        silences[silences.len() / 2],
+        silences[silences.len() - 1],
+        silences.len(),
+        judged.operations(),
     );
-    if let Err(violation) = check(&history.operations) {
-        panic!("{violation}");
+    let events = arena.events("demo").await.unwrap();
+    for expected in ["LeaderChanged", "Available"] {
+        assert!(events.iter().any(|e| e == expected), "no Event {expected} in {events:?}");
     }
     arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_needs_no_operator_and_one_that_comes_back_finds_what_happened() {
+    let arena = Arena::with_demo("absent").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    scale_operator(&arena, 0).await;
+
+    let (before, _) = arena.pod("demo-leader-0").await;
+    kill(&arena, "demo-leader-0").await;
+    arena.replaced("demo-leader-0", &before).await;
+    clients.more(20).await;
+    // The leader's label is as the operator left it, or gone with the pod; every node passes writes on.
+    arena.through("demo", "PUT", "/v1/kv/alone", "no operator").await.expect("a write");
+
+    scale_operator(&arena, 1).await;
+    let leader = arena.settled("demo").await.leader.expect("a leader");
+    eventually_in(PATIENCE, "the label is on the leader alone", async || {
+        let of = ListParams::default().labels("quorate.dev/role=leader");
+        let labelled = arena.pods().list(&of).await.map_err(|e| e.to_string())?.items;
+        let names: Vec<String> = labelled.iter().map(ResourceExt::name_any).collect();
+        if names == [leader.as_str()] { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    let read = arena.through("demo-leader", "GET", "/v1/kv/alone", "").await;
+    assert_eq!(read.as_deref(), Ok("no operator"));
+    clients.judged().await;
+    arena.end().await;
+}
+
+/// So many operators, and no pod of one more.
+async fn scale_operator(arena: &Arena, replicas: usize) {
+    let wanted = format!("--replicas={replicas}");
+    arena.kubectl(&["scale", "deployment/quorate-operator", &wanted]).await.good("kubectl scale");
+    let pods: Api<Pod> = arena.pods();
+    eventually_in(PATIENCE, &format!("{replicas} operators run"), async || {
+        let of = ListParams::default().labels("app.kubernetes.io/name=quorate-operator");
+        let found = pods.list(&of).await.map_err(|e| e.to_string())?.items.len();
+        if found == replicas { Ok(()) } else { Err(format!("{found}")) }
+    })
+    .await;
 }

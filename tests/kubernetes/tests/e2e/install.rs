@@ -4,11 +4,9 @@ use std::time::Instant;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use quorate_kubernetes::Arena;
 use quorate_kubernetes::arena::{PATIENCE, RELEASE};
+use quorate_kubernetes::{Arena, THREE_COPIES};
 use quorate_tests::eventually_in;
-
-use super::THREE_COPIES;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_lines_make_a_cluster_that_every_service_reaches() {
@@ -59,9 +57,7 @@ async fn helm_test_writes_reads_and_cleans_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uninstalling_leaves_the_definition_the_cluster_and_its_data() {
-    let arena = Arena::new("uninstall").await;
-    arena.apply(THREE_COPIES).await.good("kubectl apply");
-    arena.settled("demo").await;
+    let arena = Arena::with_demo("uninstall").await;
     let write = arena.through("demo", "PUT", "/v1/kv/kept", "still here").await;
     assert!(write.is_ok(), "{write:?}");
 

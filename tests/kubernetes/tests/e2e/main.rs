@@ -5,6 +5,6 @@
 mod change;
 mod failover;
 mod install;
-
-/// The manifest of README: three copies, of which two hold a write before it is acknowledged.
-const THREE_COPIES: &str = include_str!("../../../../docs/kvcluster.yaml");
+mod seen;
+mod upgrade;
+mod volumes;

@@ -1,0 +1,136 @@
+//! Volumes: one that is lost, all that are lost, one that cannot grow, and those of clusters that go.
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use quorate_kubernetes::arena::{PATIENCE, is, reason};
+use quorate_kubernetes::{Arena, Clients};
+use quorate_tests::eventually_in;
+
+/// KVClusters made and deleted at once.
+const AT_ONCE: usize = 5;
+
+/// Hibernates `demo`, and waits until there are only its volumes.
+pub(crate) async fn sleep(arena: &Arena) {
+    arena.patch("demo", "{\"hibernated\":true}").await;
+    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match arena.leftovers("demo").await? {
+        (0, 3) => Ok(()),
+        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_volume_is_lost_comes_back_in_its_own_place() {
+    let arena = Arena::with_demo("wipe").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    let identity = |status: &quorate_operator::crd::KVClusterStatus| {
+        status.members.iter().find(|m| m.pod == "demo-follower-1").map(|m| m.id.clone())
+    };
+    let before = identity(&arena.settled("demo").await);
+    assert!(before.is_some(), "the status names each member's identity");
+    let (uid, _) = arena.pod("demo-follower-1").await;
+
+    // The claim goes once no pod uses it.
+    arena.claims().delete("data-demo-follower-1", &DeleteParams::default()).await.expect("a deletion");
+    arena.pods().delete("demo-follower-1", &DeleteParams::default()).await.expect("a deletion");
+    arena.replaced("demo-follower-1", &uid).await;
+    clients.more(20).await;
+    eventually_in(PATIENCE, "the pod's new node is a member in the old one's place", async || {
+        let status = arena.status("demo").await?;
+        let voters = status.members.iter().filter(|m| m.role != "learner" && m.state == "InSync").count();
+        if identity(&status) != before && voters == 3 && status.members.len() == 3 {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.members))
+        }
+    })
+    .await;
+    arena.settled("demo").await;
+    clients.judged().await;
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_lost_all_its_volumes_is_reported_and_never_formed_anew() {
+    let arena = Arena::with_demo("lost").await;
+    let before = arena.settled("demo").await.cluster_id;
+    arena.through("demo", "PUT", "/v1/kv/gone", "for good").await.expect("a write");
+    sleep(&arena).await;
+    let all = ListParams::default().labels("quorate.dev/cluster=demo");
+    arena.claims().delete_collection(&DeleteParams::default(), &all).await.expect("deletions");
+    eventually_in(PATIENCE, "the volumes are gone", async || match arena.leftovers("demo").await? {
+        (0, 0) => Ok(()),
+        (_, claims) => Err(format!("{claims} claims")),
+    })
+    .await;
+
+    arena.patch("demo", "{\"hibernated\":false}").await;
+    let status = eventually_in(PATIENCE, "the loss is reported", async || {
+        let status = arena.status("demo").await?;
+        // Only once all of its nodes have been asked can it be said.
+        if reason(&status, "Degraded") == "DataLost" { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert!(is(&status, "Available", "False"), "{status:?}");
+    assert_eq!(status.cluster_id, before, "the cluster that was is not forgotten");
+    let write = arena.through("demo-peers", "PUT", "/v1/kv/new", "no").await;
+    assert!(write.is_err(), "an empty cluster in its name took a write: {write:?}");
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_cannot_grow_is_reported_with_kubernetes_own_words_and_writes_go_on() {
+    let arena = Arena::with_demo("grow").await;
+    arena.patch("demo", "{\"storage\":{\"size\":\"2Gi\"}}").await;
+    eventually_in(PATIENCE, "the refusal is reported", async || {
+        let status = arena.status("demo").await?;
+        let degraded = status.conditions.iter().find(|c| c.type_ == "Degraded");
+        match degraded {
+            Some(c) if c.reason == "Trouble" && c.message.contains("resize") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    arena.through("demo", "PUT", "/v1/kv/still", "taken").await.expect("a write");
+    assert!(is(&arena.status("demo").await.unwrap(), "Available", "True"));
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_made_and_deleted_at_once_leave_nothing_behind() {
+    let arena = Arena::new("many").await;
+    let manifest = |number: usize| {
+        format!(
+            "apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: many-{number}}}\nspec: {{replicas: 3, storage: {{size: 64Mi}}, \
+             persistentVolumeClaimRetention: {{whenScaled: Delete, whenDeleted: Delete}}}}\n"
+        )
+    };
+    let manifests: Vec<String> = (1..=AT_ONCE).map(manifest).collect();
+    arena.apply(&manifests.join("---\n")).await.good("kubectl apply");
+    for number in 1..=AT_ONCE {
+        arena.settled(&format!("many-{number}")).await;
+    }
+    arena.kubectl(&["delete", "kvc", "--all", "--wait"]).await.good("kubectl delete");
+    eventually_in(PATIENCE, "nothing is left", async || {
+        // Whatever there is of a cluster bears its label.
+        let kinds = "kvc,sts,pods,svc,endpointslices,cm,secrets,sa,pdb,pvc,controllerrevisions";
+        let left = arena.kubectl(&["get", kinds, "--selector=quorate.dev/cluster", "--output=name"]).await;
+        if left.ok && left.out.is_empty() { Ok(()) } else { Err(format!("{}{}", left.out, left.err)) }
+    })
+    .await;
+    let volumes: Api<PersistentVolume> = Api::all(arena.client.0.clone());
+    eventually_in(PATIENCE, "no volume is left", async || {
+        let volumes = volumes.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
+        let ours = |v: &&PersistentVolume| {
+            let claim = v.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+            claim.is_some_and(|c| c.namespace.as_ref() == Some(&arena.namespace))
+        };
+        match volumes.iter().filter(ours).count() {
+            0 => Ok(()),
+            left => Err(format!("{left} volumes")),
+        }
+    })
+    .await;
+    arena.end().await;
+}

@@ -1,0 +1,189 @@
+//! What befalls the machines of a cluster and its control plane: everybody's concern, so these tests run alone, and one after the other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::ListParams;
+use quorate_kubernetes::arena::{PATIENCE, is};
+use quorate_kubernetes::{Arena, Clients, THREE_COPIES, Trouble};
+use quorate_tests::eventually_in;
+
+/// How long there is no API server.
+const WITHOUT_API_SERVER: Duration = Duration::from_secs(60);
+
+/// An arena with two operators, for one of them may be on the machine that is hit; with `demo` in it.
+async fn arena(name: &str) -> Arena {
+    let arena = Arena::empty(name).await;
+    arena.install(&["--set", "replicas=2"]).await.good("helm install");
+    arena.apply(THREE_COPIES).await.good("kubectl apply");
+    arena.settled("demo").await;
+    arena
+}
+
+async fn node_is(arena: &Arena, node: &str, ready: bool) {
+    let nodes: Api<Node> = Api::all(arena.client.0.clone());
+    let what = if ready { "Ready" } else { "NotReady" };
+    eventually_in(PATIENCE, &format!("{node} is {what}"), async || {
+        let found = nodes.get(node).await.map_err(|e| e.to_string())?;
+        let conditions = found.status.and_then(|s| s.conditions).unwrap_or_default();
+        let now = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        if now == ready { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_the_leaders_node_is_not_ready_and_when_it_returns() {
+    let arena = arena("kubelet").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    let leader = arena.settled("demo").await.leader.expect("a leader");
+    let (_, machine) = arena.pod(&leader).await;
+
+    let trouble = Trouble::kubelet_stopped(&machine);
+    let started = Instant::now();
+    node_is(&arena, &machine, false).await;
+    println!("{machine} is NotReady {:.0} s after its kubelet stopped", started.elapsed().as_secs_f64());
+    clients.more(20).await;
+    eventually_in(PATIENCE, "the status counts one pod less", async || match arena.status("demo").await? {
+        status if status.ready_replicas == 2 && is(&status, "Available", "True") => Ok(()),
+        status => Err(format!("{status:?}")),
+    })
+    .await;
+
+    trouble.end();
+    node_is(&arena, &machine, true).await;
+    clients.more(20).await;
+    arena.settled("demo").await;
+    clients.judged().await;
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_leads_while_the_leaders_machine_stands_still_and_the_old_one_returns_without_harm() {
+    let arena = arena("frozen").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    let leader = arena.settled("demo").await.leader.expect("a leader");
+    let (_, machine) = arena.pod(&leader).await;
+
+    let from = clients.clock();
+    let trouble = Trouble::frozen(&machine);
+    clients.more(20).await;
+    let to = clients.clock();
+    eventually_in(PATIENCE, "the status tells who leads and who is away", async || {
+        match arena.status("demo").await? {
+            status
+                if status.leader.as_ref() != Some(&leader)
+                    && is(&status, "Available", "True")
+                    && is(&status, "Degraded", "True") =>
+            {
+                let left = status.tolerates.as_ref().map(|t| (t.writes, t.failover));
+                if left == Some((0, 0)) { Ok(()) } else { Err(format!("{status:?}")) }
+            }
+            status => Err(format!("{status:?}")),
+        }
+    })
+    .await;
+    node_is(&arena, &machine, false).await;
+    clients.more(20).await;
+
+    trouble.end();
+    node_is(&arena, &machine, true).await;
+    arena.settled("demo").await;
+    clients.more(20).await;
+    let judged = clients.judged().await;
+    println!(
+        "from the stillstand of the leader's machine to the next acknowledged write: {:.2} s",
+        judged.silence(from, to).as_secs_f64()
+    );
+    let events = arena.events("demo").await.unwrap();
+    for expected in ["LeaderChanged", "MembersAway", "Recovered"] {
+        assert!(events.iter().any(|e| e == expected), "no Event {expected} in {events:?}");
+    }
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_the_leaders_node_and_then_a_followers_is_drained() {
+    let arena = arena("drain").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    for pod in ["demo-leader-0", "demo-follower-0"] {
+        let (before, machine) = arena.pod(pod).await;
+        let (started, from) = (Instant::now(), clients.clock());
+        // Its volume is on that machine: the pod waits until it may come back.
+        let drain = ["drain", &machine, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s"];
+        let drained = arena.kubectl(&drain).await;
+        clients.more(20).await;
+        let to = clients.clock();
+        arena.kubectl(&["uncordon", &machine]).await.good("kubectl uncordon");
+        drained.good("kubectl drain");
+        arena.replaced(pod, &before).await;
+        arena.settled("demo").await;
+        println!("{machine} with {pod} was drained, and all well again after {:.1} s", started.elapsed().as_secs_f64());
+        assert!(from < to);
+    }
+    let judged = clients.judged().await;
+    println!("{} operations", judged.operations());
+    arena.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_serves_without_an_api_server_and_is_looked_after_when_it_is_back() {
+    let arena = arena("alone").await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+    // The clients' own way is through the API server: meanwhile one in a pod writes.
+    let seconds = WITHOUT_API_SERVER.as_secs() + 10;
+    let bench = format!(
+        "{{\"spec\":{{\"containers\":[{{\"name\":\"bench\",\"image\":\"{}\",\"args\":[\"bench\",\"--url\",\"http://demo:8000\",\"--clients\",\"2\",\
+         \"--rate\",\"50\",\"--duration\",\"{seconds}s\",\"--output\",\"json\"],\"securityContext\":{{\"allowPrivilegeEscalation\":false,\
+         \"capabilities\":{{\"drop\":[\"ALL\"]}}}}}}],\"securityContext\":{{\"runAsNonRoot\":true,\"seccompProfile\":{{\"type\":\"RuntimeDefault\"}}}}}}}}",
+        image(&arena).await
+    );
+    arena
+        .kubectl(&["run", "bench", "--image=overridden", "--restart=Never", "--overrides", &bench])
+        .await
+        .good("kubectl run");
+    let phase = async |wanted: &str| {
+        eventually_in(PATIENCE, &format!("the writer's pod is {wanted}"), async || {
+            let pod = arena.pods().get("bench").await.map_err(|e| e.to_string())?;
+            let phase = pod.status.and_then(|s| s.phase).unwrap_or_default();
+            if phase == wanted { Ok(()) } else { Err(phase) }
+        })
+        .await;
+    };
+    phase("Running").await;
+
+    let trouble = Trouble::without_api_server(&control_plane(&arena).await);
+    assert!(arena.status("demo").await.is_err(), "there is still an API server");
+    // This is the one time that is waited for: what is tested is that nothing happens in it.
+    tokio::time::sleep(WITHOUT_API_SERVER).await;
+    trouble.end();
+    eventually_in(PATIENCE, "the API server is back", async || arena.status("demo").await.map(drop)).await;
+
+    phase("Succeeded").await;
+    let said = arena.kubectl(&["logs", "bench"]).await.good("kubectl logs");
+    println!("what the writer says: {said}");
+    let report: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(report["errors"], serde_json::json!({}), "{said}");
+    assert_eq!(report["unsent"], 0, "{said}");
+    clients.more(20).await;
+    arena.kubectl(&["scale", "kvc/demo", "--replicas=4"]).await.good("kubectl scale");
+    arena.settled("demo").await;
+    clients.judged().await;
+    arena.end().await;
+}
+
+/// The image that the pods of `demo` run.
+async fn image(arena: &Arena) -> String {
+    arena.status("demo").await.expect("a status").image.expect("an image")
+}
+
+/// The machine that the API server runs on.
+async fn control_plane(arena: &Arena) -> String {
+    let nodes: Api<Node> = Api::all(arena.client.0.clone());
+    let of = ListParams::default().labels("node-role.kubernetes.io/control-plane");
+    let found = nodes.list(&of).await.expect("nodes").items;
+    found[0].metadata.name.clone().expect("a name")
+}
