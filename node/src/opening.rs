@@ -31,6 +31,21 @@ pub(crate) struct OnDisk {
     store: Store,
 }
 
+/// Why the disk could not be opened.
+enum Unopened {
+    /// The engine does not hold any more what was written to it.
+    Damaged(String),
+    Other(String),
+}
+
+impl From<Unopened> for StartError {
+    fn from(unopened: Unopened) -> StartError {
+        match unopened {
+            Unopened::Damaged(why) | Unopened::Other(why) => StartError::Data(why),
+        }
+    }
+}
+
 /// What a node starts from.
 pub(crate) struct Recovery {
     pub meta: Meta,
@@ -61,7 +76,15 @@ impl OnDisk {
         options: &NodeOptions,
         open_store: OpenStore<'_>,
     ) -> Result<OnDisk, StartError> {
-        let mut disk = OnDisk::open_once(on, options, open_store)?;
+        let mut disk = match OnDisk::open_once(on, options, open_store) {
+            Err(Unopened::Damaged(why)) => {
+                // The log begins where the engine was promised to hold everything before: without it, this is a lost disk as any other.
+                tracing::error!(why, "the engine is damaged: this node gives up its vote, and with it its identity");
+                storage::renounce(&**on, &options.data_dir).map_err(|e| StartError::Data(e.to_string()))?;
+                OnDisk::open_once(on, options, open_store)?
+            }
+            opened => opened?,
+        };
         let (start, applied) = (disk.opened.start, disk.store.applied());
         if applied.index < start.index {
             // The log was cut up to `start` because the engine had promised to hold what lies before.
@@ -91,10 +114,13 @@ impl OnDisk {
         Ok(disk)
     }
 
-    fn open_once(on: &Arc<dyn Disk>, options: &NodeOptions, open_store: OpenStore<'_>) -> Result<OnDisk, StartError> {
+    fn open_once(on: &Arc<dyn Disk>, options: &NodeOptions, open_store: OpenStore<'_>) -> Result<OnDisk, Unopened> {
         let opened = storage::open(&options.data_dir, on.clone(), &options.limits)
-            .map_err(|e| StartError::Data(e.to_string()))?;
-        let store = open_store(&opened.store_dir).map_err(|e| StartError::Data(e.to_string()))?;
+            .map_err(|e| Unopened::Other(e.to_string()))?;
+        let store = open_store(&opened.store_dir).map_err(|error| {
+            let why = error.to_string();
+            if error.is_damage() { Unopened::Damaged(why) } else { Unopened::Other(why) }
+        })?;
         Ok(OnDisk { opened, store })
     }
 
@@ -193,14 +219,57 @@ mod tests {
         assert!(noticed.is_err());
     }
 
-    fn open_behind_the_engine() {
-        let dir = tempfile::tempdir().expect("folder");
+    fn open(dir: &Path) -> Result<OnDisk, StartError> {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
-        let options = NodeOptions::new("node1", dir.path().to_owned(), any, any, any);
+        let options = NodeOptions::new("node1", dir.to_owned(), any, any, any);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let on: Arc<dyn Disk> = Arc::new(RealDisk);
-        let open_store = |dir: &Path| Store::open(dir, &options.limits, metrics.clone());
-        let mut disk = OnDisk::open(&on, &options, &open_store).expect("opens");
+        OnDisk::open(&on, &options, &|dir| Store::open(dir, &options.limits, metrics.clone()))
+    }
+
+    /// Every file of the engine that has a middle to be changed.
+    fn rot(engine: &Path) {
+        for entry in std::fs::read_dir(engine).expect("listed") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                rot(&path);
+            } else if path.file_name().is_some_and(|name| name != "version") {
+                let mut bytes = std::fs::read(&path).expect("read");
+                let middle = bytes.len() / 2;
+                bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 0x55);
+                std::fs::write(&path, bytes).expect("written");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_whose_engine_is_damaged_becomes_a_new_one_that_founds_nothing() {
+        let hurts: [fn(&Path); 3] = [
+            |store| rot(&store.join("engine-00000001")),
+            |store| std::fs::remove_dir_all(store.join("engine-00000001")).expect("removed"),
+            |store| std::fs::write(store.join("current"), "nonsense").expect("written"),
+        ];
+        for hurt in hurts {
+            let dir = tempfile::tempdir().expect("folder");
+            let disk = open(dir.path()).expect("opens");
+            let id = disk.id();
+            disk.store.persist().expect("durable");
+            drop(disk);
+            assert_eq!(open(dir.path()).expect("opens").id(), id, "sound");
+            hurt(&dir.path().join("store"));
+            let disk = open(dir.path()).expect("opens as another");
+            assert_ne!(disk.id(), id);
+            assert!(disk.opened.renewed.is_some() && disk.store.applied() == Position::default());
+            assert!(storage::was_set_aside(&RealDisk, dir.path(), Aside::Damaged), "for people to look at");
+            let new = disk.id();
+            drop(disk);
+            assert_eq!(open(dir.path()).expect("opens").id(), new, "and stays that");
+        }
+    }
+
+    fn open_behind_the_engine() {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut disk = open(dir.path()).expect("opens");
         let id = disk.opened.meta.id();
         disk.opened.vote.save(Term(3), Some(NodeId(9))).expect("saved");
         let (key, value) = (Bytes::from_static(b"k"), Value::bytes(Bytes::from_static(b"v")));
@@ -209,7 +278,7 @@ mod tests {
         disk.store.persist().expect("durable");
         drop(disk);
         for _ in 0..2 {
-            let disk = OnDisk::open(&on, &options, &open_store).expect("opens");
+            let disk = open(dir.path()).expect("opens");
             assert_eq!((disk.opened.meta.id(), disk.opened.renewed.clone()), (id, None));
             assert_eq!((disk.opened.term, disk.opened.voted_for), (Term(5), None));
             assert_eq!(disk.opened.start, Position::new(1, 5));

@@ -74,3 +74,11 @@ pub enum StoreError {
     #[error("the snapshot cannot be used: {0}")]
     Foreign(String),
 }
+
+impl StoreError {
+    /// See [`EngineError::is_damage`].
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Engine(error) if error.is_damage())
+    }
+}

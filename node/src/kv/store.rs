@@ -249,7 +249,7 @@ impl Store {
             let begun = Instant::now();
             match tables.engine.get(key) {
                 Ok(item) => shared.heads.offer(generation, key, item.as_ref().map(KeyHead::of)),
-                Err(error) => shared.fail(&error),
+                Err(error) => shared.broken(&error),
             }
             shared.slow.note(begun.elapsed());
         }
@@ -291,7 +291,7 @@ impl Store {
         let applied = match Applying::run(tables, &shared.heads, views, graves, rows, position.index.0, payload) {
             Ok(applied) => applied,
             Err(error) => {
-                shared.fail(&error);
+                shared.broken(&error);
                 return NOTHING;
             }
         };
@@ -507,8 +507,18 @@ impl Shared {
     }
 
     fn failing(&self, error: EngineError) -> StoreError {
-        self.fail(&error);
+        self.broken(&error);
         error.into()
+    }
+
+    /// The engine failed. If it lost what it held, the next start must not find it as if nothing were.
+    pub(super) fn broken(&self, error: &EngineError) {
+        if error.is_damage()
+            && let Err(more) = self.home.condemn(error)
+        {
+            tracing::error!(%more, "cannot note that the engine is damaged: the next start may trust it");
+        }
+        self.fail(error);
     }
 
     fn has_failed(&self) -> bool {

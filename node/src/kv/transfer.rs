@@ -81,7 +81,7 @@ impl Export {
             while chunk.len() < CHUNK_BYTES
                 && let Some(row) = self.rows.next()
             {
-                let row = row.encode().map_err(EngineError::Damaged)?;
+                let row = row.encode().map_err(EngineError::Encode)?;
                 chunk.extend_from_slice(&u32::try_from(row.len()).unwrap_or(u32::MAX).to_le_bytes());
                 chunk.extend_from_slice(&row);
             }

@@ -158,7 +158,7 @@ impl Scan {
             Some(Ok((key, _))) => Some(key),
             Some(Err(_)) => {
                 let Some(Err(error)) = self.engine.next() else { return Ok(None) };
-                self.view.0.shared.fail(&error);
+                self.view.0.shared.broken(&error);
                 return Err(error.into());
             }
             None => None,

@@ -94,6 +94,18 @@ async fn corruption_in_the_middle_makes_a_new_node_that_takes_the_place_of_its_o
 }
 
 #[tokio::test]
+async fn a_damaged_engine_makes_a_new_node_that_takes_the_place_of_its_old_self() {
+    let setup = Setup::new(3, 2).expect_error("the engine is damaged").expect_error("data is damaged: it is set aside");
+    let mut cluster = setup.start().await;
+    cluster.all_ready().await;
+    fill(&cluster, "k").await;
+    let before = cluster.converged().await;
+    let victim = (cluster.leader_number().await + 1) % 3;
+    a_new_self(&mut cluster, victim, |node| damage::rot_engine(&node.dir)).await;
+    assert_eq!(cluster.converged().await, before);
+}
+
+#[tokio::test]
 async fn a_follower_with_an_empty_disk_comes_back_under_load() {
     let mut cluster = Setup::new(3, 2).peers().start().await;
     cluster.all_ready().await;

@@ -52,6 +52,8 @@ const POINTER: &str = "current";
 const POINTER_NEXT: &str = "current.next";
 /// Every engine's folder is named so, and a number.
 const FOLDER_PREFIX: &str = "engine-";
+/// The file that says why nothing here is to be used any more.
+const CONDEMNED: &str = "condemned";
 /// In the pointer behind the name of a first engine that is not complete yet.
 const CREATING: &str = " creating";
 /// fjall's keyspace; the only one.
@@ -170,7 +172,7 @@ fn data_key(key: &[u8]) -> Vec<u8> {
 }
 
 fn encode_row(row: &Row) -> Result<Vec<u8>, EngineError> {
-    row.encode().map_err(EngineError::Damaged)
+    row.encode().map_err(EngineError::Encode)
 }
 
 fn read_item(value: &[u8]) -> Result<Item, EngineError> {
@@ -187,7 +189,13 @@ impl Engine for FjallEngine {
         let found = self.db.snapshot().get(&self.keyspace, META_KEY).map_err(failed("read its position"))?;
         found
             .map(|value| {
-                Meta::decode(&value).ok_or_else(|| EngineError::Damaged("its position is of an unknown format".into()))
+                if !Meta::is_known(&value) {
+                    return Err(EngineError::Version(format!(
+                        "the engine {} has another format",
+                        self.folder.path.display()
+                    )));
+                }
+                Meta::decode(&value).ok_or_else(|| EngineError::Damaged("its position makes no sense".into()))
             })
             .transpose()
     }
@@ -323,6 +331,9 @@ impl FjallHome {
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<(FjallHome, FjallEngine), EngineError> {
         fs::create_dir_all(dir).map_err(file_failed("create", dir))?;
         let home = FjallHome { dir: dir.to_owned(), cache_bytes };
+        if let Ok(why) = fs::read_to_string(dir.join(CONDEMNED)) {
+            return Err(EngineError::Damaged(format!("it was found when it was last in use: {}", why.trim_end())));
+        }
         let folders = home.folders()?;
         let name = match home.pointer()? {
             Some((name, false)) => name,
@@ -435,6 +446,14 @@ impl Home for FjallHome {
         engine.doom(false);
         self.point_to(engine.name())
     }
+
+    fn condemn(&self, why: &EngineError) -> Result<(), EngineError> {
+        let path = self.dir.join(CONDEMNED);
+        fs::write(&path, format!("{why}\n"))
+            .and_then(|()| File::open(&path)?.sync_all())
+            .map_err(file_failed("write", &path))?;
+        self.sync_dir()
+    }
 }
 
 enum Feed {
@@ -486,7 +505,7 @@ impl FjallIngest {
         self.sender = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(ended)) => ended,
-            Some(Err(_)) => Err(EngineError::Damaged("the import panicked".into())),
+            Some(Err(_)) => Err(EngineError::Import("panicked")),
             None => Ok(None),
         }
     }
@@ -496,7 +515,7 @@ impl FjallIngest {
             return Ok(());
         }
         self.join()?;
-        Err(EngineError::Damaged("the import has ended already".into()))
+        Err(EngineError::Import("has ended already"))
     }
 }
 
@@ -513,7 +532,7 @@ impl Ingest for FjallIngest {
         self.feed(Feed::Finish(meta.clone()))?;
         match self.join()? {
             Some(engine) => Ok(Arc::new(engine)),
-            None => Err(EngineError::Damaged("the import did not finish".into())),
+            None => Err(EngineError::Import("did not finish")),
         }
     }
 }

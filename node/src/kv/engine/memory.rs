@@ -99,10 +99,13 @@ impl MemoryEngine {
 
 impl MemoryEngine {
     /// Fails if the fuse has burnt down.
-    fn burn(&self, doing: &str) -> Result<(), EngineError> {
+    fn burn(&self, doing: &'static str) -> Result<(), EngineError> {
         match &mut *self.fuse.lock() {
             None => Ok(()),
-            Some(0) => Err(EngineError::Damaged(format!("the disk failed to {doing}"))),
+            Some(0) => {
+                let source = std::io::Error::other("the disk failed");
+                Err(EngineError::File { doing, path: "memory".into(), source })
+            }
             Some(left) => {
                 *left -= 1;
                 Ok(())
@@ -299,6 +302,10 @@ impl Home for MemoryHome {
             places.current = adopted;
         }
         places.filled.clear();
+        Ok(())
+    }
+
+    fn condemn(&self, _: &EngineError) -> Result<(), EngineError> {
         Ok(())
     }
 }

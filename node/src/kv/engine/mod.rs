@@ -13,10 +13,12 @@ pub(super) mod journal;
 pub(super) mod memory;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ::fjall::LsmError;
 use bytes::Bytes;
 use quorum::{Config, Position, Quorum, SharedConfig};
 use serde::{Deserialize, Serialize};
@@ -83,6 +85,39 @@ pub enum EngineError {
     /// What was read makes no sense.
     #[error("the engine holds damaged data: {0}")]
     Damaged(String),
+    /// What was read may make sense to another version.
+    #[error("{0}: the data was written by another version of quorate; nothing was touched")]
+    Version(String),
+    /// A state that was being taken in.
+    #[error("an import {0}")]
+    Import(&'static str),
+    /// Something that should be written, and cannot be.
+    #[error("cannot encode {0}")]
+    Encode(String),
+}
+
+impl EngineError {
+    /// Whether the disk does not hold what was written to it: then trying again, or later, leads nowhere. Anything that may pass, or that another
+    /// version or a person can mend with the files as they are, is none.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        // A file that is missing or too short; not one that may not be read, or not now.
+        let lost = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof);
+        match self {
+            EngineError::Damaged(_) => true,
+            EngineError::Fjall { source, .. } => match source {
+                ::fjall::Error::Storage(LsmError::Io(error)) | ::fjall::Error::Io(error) => lost(error),
+                ::fjall::Error::Storage(error) => !matches!(error, LsmError::InvalidVersion(_)),
+                ::fjall::Error::JournalRecovery(_)
+                | ::fjall::Error::Decompress(_)
+                | ::fjall::Error::InvalidTrailer
+                | ::fjall::Error::InvalidTag(_)
+                | ::fjall::Error::Unrecoverable => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 /// Items in key order.
@@ -127,6 +162,8 @@ pub(super) trait Home: Send + Sync {
     fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError>;
     /// From now on, and after a crash, this engine is the one that opening finds; it is not doomed any more. Durable on return.
     fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError>;
+    /// From now on, and after a crash, opening finds damage: what was just read of an engine is not what was written.
+    fn condemn(&self, why: &EngineError) -> Result<(), EngineError>;
 }
 
 /// A fresh engine being filled. Dropped without [`Ingest::finish`], it leaves nothing behind.
@@ -174,7 +211,12 @@ impl Meta {
         let config = self.config.as_deref().cloned();
         let wire = MetaWire { position: self.position, count: self.count, config, ahead: self.ahead };
         postcard::to_extend(&wire, vec![META_VERSION])
-            .map_err(|error| EngineError::Damaged(format!("the configuration cannot be encoded: {error}")))
+            .map_err(|error| EngineError::Encode(format!("the configuration: {error}")))
+    }
+
+    /// Whether the bytes are of this version.
+    pub(super) fn is_known(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&META_VERSION)
     }
 
     /// `None` for bytes that are none, or that hold a configuration with numbers that cannot be.

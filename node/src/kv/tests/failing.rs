@@ -1,5 +1,6 @@
 //! An engine that fails or hangs under the store.
 
+use super::super::engine::fjall::FjallHome;
 use super::watched::Watched;
 use super::*;
 
@@ -43,4 +44,36 @@ fn a_drain_that_hangs_takes_the_room_but_neither_reads_nor_writes() {
     assert_eq!(store.persist().expect("persist").index.0, 5);
     assert!(store.has_room() && store.overlay_bytes() == 0);
     assert_eq!(content(&store).len(), 4);
+}
+
+#[test]
+fn an_engine_that_was_found_damaged_in_use_is_found_damaged_by_the_next_start() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (home, engine) = FjallHome::open(dir.path(), 4 << 20).expect("opens");
+    let engine = Watched::new(engine);
+    let store = Store::start(engine.clone(), Box::new(home), &limits(1 << 20), 1 << 20, None, false).expect("starts");
+    run(&store, &put("a", "1"));
+    store.persist().expect("durable");
+    engine.broken.store(true, Ordering::Relaxed);
+    assert!(store.try_get(b"unknown").is_err_and(|error| error.is_damage()));
+    drop((store, engine));
+    let found = FjallHome::open(dir.path(), 4 << 20).err().expect("refused");
+    assert!(found.is_damage() && found.to_string().contains("on purpose"), "{found}");
+}
+
+#[test]
+fn what_may_pass_or_is_of_another_version_is_no_damage() {
+    let open = |dir: &Path| FjallHome::open(dir, 4 << 20).map(drop);
+    let dir = tempfile::tempdir().expect("folder");
+    let held = FjallHome::open(dir.path(), 4 << 20).expect("opens");
+    let error = open(dir.path()).expect_err("another process has it");
+    assert!(!error.is_damage(), "{error}");
+    drop(held);
+    std::fs::write(dir.path().join("engine-00000001/version"), b"FJL\x09").expect("written");
+    let error = open(dir.path()).expect_err("a later version");
+    assert!(!error.is_damage(), "{error}");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let error = open(&file).expect_err("no folder");
+    assert!(!error.is_damage(), "{error}");
 }
