@@ -36,7 +36,7 @@ const PENDING_MAX: usize = 1024;
 pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
-const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
+pub(super) const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
 
 /// Buffers up to this size stay with an idle connection, larger ones are freed: ten thousand of them take 80 MiB at most.
 const IDLE_BYTES: usize = 4 << 10;
@@ -159,6 +159,9 @@ impl Session {
             self.settle().await?;
             self.flush().await?;
             match flow {
+                // A client that sends without a pause would keep the thread for dozens of batches in a row, and so would the next one like it: on a
+                // machine of two cores there is no other thread for the driver, and its heartbeats came too late to keep it in office.
+                Flow::Next | Flow::Starved if self.filled => tokio::task::yield_now().await,
                 Flow::Next | Flow::Starved => {}
                 Flow::Close => break,
                 Flow::Linger => return self.linger().await,

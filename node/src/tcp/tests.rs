@@ -1,5 +1,6 @@
 //! The port on real sockets, in front of a node without a log.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::session::READ_BYTES;
 use super::*;
 use crate::options::NodeOptions;
 use crate::testing;
 
 /// Longer than anything takes on the slowest machine that builds this.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
     address: SocketAddr,
@@ -564,4 +566,41 @@ async fn every_command_is_counted_once_under_a_fixed_route() {
     let seconds = &server.handle.metrics().request_seconds;
     let count = |route: &str| seconds.with_label_values(&[route, "ok"]).get_sample_count();
     assert_eq!((count("tcp_set"), count("tcp_get"), count("tcp_delete")), (1, 2, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_never_pauses_leaves_the_thread_to_others_after_each_batch() {
+    const GETS: u64 = 200_000;
+    let server = server(Role::Leader).await;
+    let mut stream = std::net::TcpStream::connect(server.address).expect("connected");
+    let mut answers = stream.try_clone().expect("a second handle");
+    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let writer = std::thread::spawn(move || {
+        // From this node's own copy: such a read waits for nobody.
+        let many = encode("GET k").repeat(10_000);
+        let mut written = stream.write_all(&encode("READONLY"));
+        while written.is_ok() {
+            written = stream.write_all(&many);
+        }
+    });
+    let seconds = server.handle.metrics().request_seconds.with_label_values(&["tcp_get", "ok"]);
+    let (mut before, mut most) = (0, 0);
+    let watch = async {
+        while before < GETS {
+            tokio::task::yield_now().await;
+            // Another task at work: the client goes on meanwhile, and fills what the system keeps for the connection.
+            std::thread::sleep(Duration::from_millis(5));
+            let now = seconds.get_sample_count();
+            (most, before) = (most.max(now - before), now);
+        }
+    };
+    tokio::time::timeout(PATIENCE, watch).await.expect("they are answered");
+    server.handle.request_stop();
+    server.ended().await;
+    writer.join().expect("it ends with the connection");
+    drop(reader.join().expect("so does this"));
+    // What the buffer may have grown to, in commands.
+    let batch = (3 * READ_BYTES.1 / encode("GET k").len()) as u64;
+    println!("at most {most} commands in a row, of {batch} that are allowed");
+    assert!(most <= batch, "{most} commands in a row");
 }
