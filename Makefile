@@ -67,19 +67,31 @@ web: ## The page in a real Chromium: every control, failovers, keyboard, accessi
 
 observe: ## Metrics, dashboards and alerts through a real Prometheus
 	cargo build --bin quorate
+	./scripts/kubernetes/lint-dashboards
 	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
 
-pictures: ## The pictures of the page and of the dashboards in docs/images, of clusters under load; two minutes
+# A build of its own, of a feature that is off by default: not part of `make test`. The program is built as always again for whatever comes next.
+traces: ## Traces of writes (the feature `otel`) to a receiver that speaks OTLP
+	cargo clippy -p quorate --all-targets --features otel --quiet -- -D warnings
+	cargo test -p quorate --features otel --lib traces::
+	cargo build --bin quorate --features otel
+	cargo test -p quorate-tests --test traces; code=$$?; cargo build --quiet --bin quorate; exit $$code
+
+pictures: ## The pictures in docs/images: the page and the dashboards, of clusters under load and of the operator, and a sweep's latencies; some minutes
 	cargo build --release --bin quorate
 	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent && QUORATE_BIN=../../target/release/quorate node picture.js
 	mkdir -p docs/images
 	cp target/screenshots/readme.png docs/images/page.png
 	cargo run --quiet --release -p quorate-tests --bin dashboards -- pictures
+	$(MAKE) --no-print-directory operator LIVE=seen::
+	cp target/screenshots/dashboard-operator.png docs/images/
+	sweep=$$(mktemp -d); trap "rm -rf $$sweep" EXIT; ./target/release/quorate sweep --out $$sweep && \
+	  cp $$sweep/latency.png docs/images/sweep-latency.png && cp $$sweep/convergence.png docs/images/sweep-convergence.png
 
 operator: ## The operator with a real API server and real nodes, the kubelet alone being played
 	cargo build --bin quorate
 	run=$$(mktemp -d); trap "scripts/kubernetes/apiserver-down $$run; rm -rf $$run" EXIT; \
-	  KUBECONFIG=$$(scripts/kubernetes/apiserver-up --controllers $$run) cargo test -p quorate-operator --test live -- --test-threads=3
+	  KUBECONFIG=$$(scripts/kubernetes/apiserver-up --controllers $$run) cargo test -p quorate-operator --test live -- --test-threads=3 $(LIVE)
 
 # Four clusters at a time: more of them on two cores would measure the machine. QUORATE_SEED repeats the choices of a run that failed.
 faults: ## Clusters of real processes killed, paused, cut off, with failing disks; what clients saw is judged

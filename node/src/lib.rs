@@ -24,6 +24,8 @@ pub mod stage;
 pub mod stepped;
 pub mod storage;
 pub mod tcp;
+#[cfg(feature = "otel")]
+mod traces;
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod testing;

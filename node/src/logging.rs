@@ -59,6 +59,27 @@ fn parsed(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(filter).map_err(|e| wrong(e.to_string()))
 }
 
+/// The same, and traces of writes to the collector at `endpoint`, whatever the filter of the log is. Once in a process.
+#[cfg(feature = "otel")]
+pub(crate) fn start_with_traces(filter: &str, json: bool, endpoint: &str) -> Result<(), LogError> {
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let (shown, handle) = tracing_subscriber::reload::Layer::new(parsed(filter)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let lines = if json { lines.json().boxed() } else { lines.with_ansi(std::io::stderr().is_terminal()).boxed() };
+    let traces =
+        crate::traces::Traces::to(endpoint).map_err(|e| LogError::Failed(format!("no traces to {endpoint}: {e}")))?;
+    let writes = Targets::new().with_target(WRITES, tracing::Level::DEBUG);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(shown))
+        .with(traces.with_filter(writes))
+        .try_init()
+        .map_err(|e| LogError::Failed(e.to_string()))?;
+    keep(filter, Box::new(move |filter| handle.reload(filter)))
+}
+
 /// Sends the log to stderr, as far as the filter lets it through. Once in a process.
 pub(crate) fn start(filter: &str, json: bool) -> Result<(), LogError> {
     // A line that cannot be written is dropped: by default its thread would complain on stderr, and panic if that fails too.
@@ -78,6 +99,11 @@ pub(crate) fn start(filter: &str, json: bool) -> Result<(), LogError> {
         log.try_init().map_err(failed)?;
         Box::new(move |filter| handle.reload(filter))
     };
+    keep(filter, reload)
+}
+
+/// Remembers what is in force, and how that is changed.
+fn keep(filter: &str, reload: Reload) -> Result<(), LogError> {
     let started = LOG.set(Log { filter: Mutex::new(filter.to_owned()), reload });
     started.map_err(|_| LogError::Failed("it was started before".to_owned()))
 }

@@ -3,6 +3,9 @@
 //! A node has a registry of its own (six nodes share a process in `quorate local`), and no label ever names a key or a client. Whoever
 //! measures holds an `Arc<Metrics>`; `http::metrics` renders it.
 
+#[cfg(target_os = "linux")]
+mod process;
+
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -26,7 +29,7 @@ pub struct Metrics {
     pub request_seconds: HistogramVec,
     /// Time from arrival until a write passed a stage, by `stage`.
     pub write_stage_seconds: HistogramVec,
-    /// One `fdatasync` of the WAL.
+    /// One group of entries made durable in the log.
     pub fsync_seconds: Histogram,
     /// Heartbeat to its answer, per `peer` name.
     pub peer_round_trip_seconds: HistogramVec,
@@ -97,7 +100,7 @@ impl Metrics {
         let r = &registry;
         // Memory, descriptors and CPU time of the process; in `quorate local` the same on each of its nodes.
         #[cfg(target_os = "linux")]
-        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        r.register(Box::new(process::Process::this()))?;
         let build = gauges(r, "quorate_build_info", "1, with the version of the program.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let metrics = Metrics {

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::crd::KVCluster;
 use crate::names;
 use crate::reconcile::{Context, ReconcileError, reconcile};
-use crate::watch::{CALLS_MAX, Watched};
+use crate::watch::CALLS_MAX;
 
 /// Passes at once: each is a handful of requests, and the API server allows an account some tens a second.
 const PASSES_AT_ONCE: u16 = 8;
@@ -74,7 +74,6 @@ pub async fn run(context: Context, namespace: Option<String>, stop: impl Future<
     let watching = tokio::spawn(Arc::clone(&context.watched).run(context.nodes.clone(), calls));
     let called =
         stream::unfold(called, |mut called| async move { called.recv().await.map(|cluster| (cluster, called)) });
-    let watched = Arc::clone(&context.watched);
     let shared = Arc::new(Shared { context, failures: Failures::default() });
 
     let controller = Controller::new(api::<KVCluster>(&client, namespace.as_deref()), watcher::Config::default())
@@ -87,7 +86,7 @@ pub async fn run(context: Context, namespace: Option<String>, stop: impl Future<
         .reconcile_on(called)
         .graceful_shutdown_on(stop);
     let passes = controller.run(pass, on_error, Arc::clone(&shared));
-    passes.for_each(|result| forget_missing(result, &watched, &shared)).await;
+    passes.for_each(|result| forget_missing(result, &shared)).await;
     // The controller dropped the receiver: the watcher ends at its next tick.
     if let Err(error) = watching.await {
         tracing::error!(%error, "the watcher of nodes failed");
@@ -132,14 +131,14 @@ fn on_error(cluster: Arc<KVCluster>, error: &ReconcileError, shared: Arc<Shared>
 }
 
 /// What is remembered of a KVCluster goes with it.
-async fn forget_missing<T, Q>(result: Result<T, Error<ReconcileError, Q>>, watched: &Watched, shared: &Shared)
+async fn forget_missing<T, Q>(result: Result<T, Error<ReconcileError, Q>>, shared: &Shared)
 where
     Q: std::error::Error + 'static,
 {
     match result {
         Err(Error::ObjectNotFound(gone)) => {
             let gone = gone.into_kind_unchecked::<KVCluster>(());
-            watched.forget_ref(&gone);
+            shared.context.forget(&gone);
             shared.failures.clear(&gone);
         }
         Err(Error::QueueError(error)) => tracing::warn!(%error, "a watch was interrupted; it is started again"),

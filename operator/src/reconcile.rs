@@ -11,6 +11,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -47,6 +48,15 @@ pub struct Context {
     pub metrics: Metrics,
     /// Pods whose nodes are asked between passes.
     pub watched: Arc<Watched>,
+}
+
+impl Context {
+    /// A KVCluster is gone: what is remembered of it goes, too.
+    pub fn forget(&self, cluster: &ObjectRef<KVCluster>) {
+        self.watched.forget(cluster);
+        let namespace = cluster.namespace.as_deref().unwrap_or_default();
+        self.metrics.forget(&format!("{namespace}/{}", cluster.name));
+    }
 }
 
 /// What a pass came to.
@@ -89,12 +99,12 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     };
     // As it is now: what the watch delivered may lack what the last pass wrote.
     let Some(cluster) = &api.get_opt(&cluster.name_any()).await.map_err(failed("reading the KVCluster"))? else {
-        context.watched.forget(cluster);
+        context.forget(&ObjectRef::from_obj(cluster));
         return Ok(REST);
     };
     if cluster.metadata.deletion_timestamp.is_some() {
         // Everything goes by its owner reference; volumes by the policy of the StatefulSets.
-        context.watched.forget(cluster);
+        context.forget(&ObjectRef::from_obj(cluster));
         return Ok(REST);
     }
     let before = cluster.status.clone().unwrap_or_default();
@@ -103,6 +113,7 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
         Err(invalid) => {
             let after = status::refused("Invalid", &invalid.to_string(), cluster.metadata.generation, &before, &now());
             tell(cluster, context, &before, after).await?;
+            context.metrics.forget(&name);
             return Ok(REST);
         }
     };
@@ -134,6 +145,8 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     let after = status::status(&pass, &recorded, &now());
     context.watched.watch(cluster, &seen);
     tell(cluster, context, &before, after).await?;
+    let stepped = plan.step.is_some() && trouble.is_none();
+    context.metrics.passed(&name, plan.progress.phase, cluster.metadata.generation, stepped);
     let again = if plan.step.is_some() || plan.progress.phase.is_progressing() {
         BUSY
     } else if plan.progress.phase.rests() {

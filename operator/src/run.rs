@@ -57,6 +57,7 @@ pub async fn run(args: ServeArgs) -> Result<(), RunError> {
     let start = |error: &dyn std::fmt::Display| RunError::Start(error.to_string());
     let metrics = Metrics::new().map_err(|e| start(&e))?;
     let listener = probes::bind(args.listen).await.map_err(|error| RunError::Listen { address: args.listen, error })?;
+    let address = listener.local_addr().map_err(|error| RunError::Listen { address: args.listen, error })?;
     let ready = Arc::new(AtomicBool::new(false));
     let health = Health { ready: Arc::clone(&ready), metrics: metrics.clone() };
     let probes = tokio::spawn(probes::serve(listener, health));
@@ -76,7 +77,7 @@ pub async fn run(args: ServeArgs) -> Result<(), RunError> {
 
     let identity = args.identity.clone().unwrap_or_else(|| format!("operator-{}", uuid::Uuid::new_v4().simple()));
     let candidate = Candidate::new(client.clone(), &own_namespace, &args.lease_name, &identity);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, namespaces = ?args.namespace, image = args.default_image, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, namespaces = ?args.namespace, image = args.default_image, listen = %address, "starting");
     let acquired = async {
         knock(&client).await;
         ready.store(true, Ordering::Relaxed);

@@ -88,12 +88,7 @@ impl Watched {
     }
 
     /// A cluster is gone.
-    pub fn forget(&self, cluster: &KVCluster) {
-        self.forget_ref(&ObjectRef::from_obj(cluster));
-    }
-
-    /// The same by its name.
-    pub fn forget_ref(&self, cluster: &ObjectRef<KVCluster>) {
+    pub fn forget(&self, cluster: &ObjectRef<KVCluster>) {
         self.clusters().remove(cluster);
     }
 

@@ -202,6 +202,20 @@ pub fn all() -> Vec<(&'static str, String)> {
         .collect()
 }
 
+/// Every query of a dashboard as Grafana would ask it, each with the panel it is of.
+///
+/// # Panics
+/// If there is no dashboard in a file of this name.
+#[must_use]
+pub fn queries(file: &str) -> Vec<(String, String)> {
+    let (_, text) = all().into_iter().find(|(name, _)| *name == file).expect("a dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|p| p["targets"].as_array().into_iter().flatten().map(move |t| (p, t)));
+    let query = |t: &Value| asked(t["expr"].as_str().unwrap_or_default());
+    targets.map(|(panel, target)| (format!("{file}: {}", panel["title"]), query(target))).collect()
+}
+
 /// Matchers of every one of these variables.
 fn matchers(variables: &[&str]) -> String {
     variables.iter().map(|name| format!("{name}=~\"${name}\"")).collect::<Vec<_>>().join(",")
@@ -392,7 +406,7 @@ fn latency() -> Vec<Row> {
         Panel::lines(
             "Sync of the log, 99th percentile",
             "s",
-            "One fdatasync. Every write waits for one on each of W nodes; many writes share it.",
+            "One group of writes made durable, past the page cache. Every write waits for one on each of W nodes.",
         )
         .percentile_by("0.99", "quorate_fsync_duration_seconds", "pod", "{{pod}}"),
         Panel::lines("Sync of the log, median", "s", "The disk in its ordinary state.").percentile_by(
@@ -442,6 +456,10 @@ fn operator() -> Vec<Row> {
         Panel::lines("Errors", "ops", "Parts of a pass that failed and are tried again, and passes that the API server cut short. Both come and go at upgrades; for longer they name what is stuck.")
             .ask("sum(rate(quorate_operator_step_errors_total{%}[$__rate_interval]))", "parts of a pass")
             .ask("sum(rate(quorate_operator_reconcile_errors_total{%}[$__rate_interval]))", "whole passes"),
+        Panel::new(Look::Stack, "KVClusters by phase", "none", "What is under way with them: the reason of the condition Progressing. Whatever is not Settled, Paused or Hibernated is on its way, or waits.")
+            .ask("sum by (phase) (quorate_operator_kvclusters{%})", "{{phase}}"),
+        Panel::lines("Longest without a step", "s", "Of the changes under way, the one that has stood still longest. It falls with each step; a rollout that is stuck grows steadily, and is alarmed at after a quarter of an hour.")
+            .ask("max(quorate_operator_change_stalled_seconds{%})", "stands still"),
         Panel::lines("Statuses written", "ops", "Changes that were worth telling. Without changes there is none.")
             .ask("sum(rate(quorate_operator_status_writes_total{%}[$__rate_interval]))", "statuses"),
     ];

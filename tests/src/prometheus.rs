@@ -12,10 +12,13 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 use crate::ports;
-use crate::wait::eventually;
+use crate::wait::{eventually, eventually_in};
 
 /// How often nodes are scraped and rules evaluated: as often as Prometheus does it, so that a test need not wait.
 const EVERY: &str = "1s";
+
+/// A few scrapes and evaluations, the time that a rate needs, and elections.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A stretch of time, in seconds since 1970, and the distance of points in it.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +147,49 @@ impl Prometheus {
         Ok(values.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
     }
 
+    /// Waits until every one of these queries, each with the name of its panel, gives a number, and checks that each metric in them is there.
+    ///
+    /// # Panics
+    /// If one stays empty or is no query, or names a metric that nobody exports.
+    pub async fn shows(&self, queries: &[(String, String)]) {
+        eventually_in(PATIENCE, "every panel has data", || async {
+            let mut empty = Vec::new();
+            for (panel, query) in queries {
+                let result = self.query(query).await.map_err(|e| format!("{panel}: {e}: {query}"))?;
+                // A quantile of nothing is NaN.
+                let number = |v: &Value| v["value"][1].as_str().is_some_and(|n| n != "NaN");
+                if !result.iter().any(number) {
+                    empty.push(format!("{panel}: {query}"));
+                }
+            }
+            if empty.is_empty() { Ok(()) } else { Err(format!("no data in {empty:#?}")) }
+        })
+        .await;
+        let known = self.values("__name__").await.expect("names");
+        for (panel, query) in queries {
+            for metric in metrics_in(query) {
+                assert!(known.contains(&metric), "{panel} asks for {metric}, which nobody exports");
+            }
+        }
+    }
+
+    /// Waits until all of these alerts fire, and none of those.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub async fn fires(&self, expected: &[&str], silent: &[&str]) {
+        eventually_in(PATIENCE, &format!("{expected:?} fire and {silent:?} do not"), || async {
+            let firing = self.firing().await?;
+            let named = |name: &&&str| firing.iter().any(|f| f == **name);
+            if expected.iter().all(|n| named(&n)) && !silent.iter().any(|n| named(&n)) {
+                Ok(())
+            } else {
+                Err(format!("{firing:?} fire"))
+            }
+        })
+        .await;
+    }
+
     /// The names of the alerts that fire, sorted.
     ///
     /// # Errors
@@ -176,6 +222,26 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The alerts in a file of the chart.
+///
+/// # Panics
+/// If there is no such file.
+#[must_use]
+pub fn alerts(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/quorate/alerts").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Rules with every `for` cut down: the expressions and labels are what they were.
+#[must_use]
+pub fn impatient(rules: &str) -> String {
+    let line = |line: &str| match line.split_once("for: ") {
+        Some((before, _)) if before.trim().is_empty() => format!("{before}for: 1s\n"),
+        _ => format!("{line}\n"),
+    };
+    rules.lines().map(line).collect()
 }
 
 /// Runs promtool; whether it was content, and what it said.

@@ -90,8 +90,9 @@ pub(crate) struct BenchArgs {
     /// How fresh reads are (http only; over resp they are linearizable).
     #[arg(long, value_enum, value_name = "KIND", default_value = "linearizable")]
     pub(crate) consistency: Freshness,
-    /// Nodes, separated by commas; the clients are spread over them [default: http://127.0.0.1:8000; 127.0.0.1:6379 for resp].
-    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    /// Nodes, separated by commas; the clients are spread over them. With resp, http:// names the node, which is asked for its port
+    /// [default: http://127.0.0.1:8000; 127.0.0.1:6379 for resp].
+    #[arg(long, value_name = "URLS", env = "QUORATE_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) url: Vec<String>,
     /// How long an answer is waited for.
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
@@ -223,8 +224,10 @@ impl Latency {
 
 /// Connects, warms up, measures, reports.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let args = &BenchArgs { url: runtime.block_on(named_ports(args))?, ..args.clone() };
     let (load, until) = args.load().map_err(Failure::Usage)?;
-    let report = runtime()?.block_on(measure(load, until, args.warm_up))?;
+    let report = runtime.block_on(measure(load, until, args.warm_up))?;
     match args.output {
         Output::Json => print_json(&report)?,
         Output::Text => print(shown(&report))?,
@@ -233,6 +236,22 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         return Err(Failure::Error("no request succeeded: see the errors above, and `quorate status`".to_owned()));
     }
     Ok(())
+}
+
+/// The addresses given; of nodes named by their HTTP address, as everywhere else, those of the Redis protocol, if that is spoken.
+async fn named_ports(args: &BenchArgs) -> Result<Vec<String>, Failure> {
+    let mut named = Vec::with_capacity(args.url.len());
+    for url in &args.url {
+        let is_other = args.protocol == Protocol::Resp && url.trim().starts_with("http://");
+        named.push(if is_other {
+            let node =
+                super::client::Client::new(std::slice::from_ref(url), args.timeout, None).map_err(Failure::Usage)?;
+            super::verbs::read_status(&node).await?.node.tcp
+        } else {
+            url.clone()
+        });
+    }
+    Ok(named)
 }
 
 async fn measure(load: Load, until: Until, warm_up: Duration) -> Result<Report, Failure> {

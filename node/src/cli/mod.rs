@@ -132,7 +132,10 @@ pub fn main() -> ExitCode {
         }
         Err(Stopped::File(error)) => return report(&Failure::Usage(error.to_string())),
     };
-    match run(&cli.verb) {
+    let ended = run(&cli.verb);
+    #[cfg(feature = "otel")]
+    crate::traces::end();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }
@@ -212,7 +215,15 @@ fn asking(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure
 /// Sends the log to stderr.
 fn start_logging(common: &Common, default: &str) -> Result<(), Failure> {
     let level = common.log_level.as_deref().unwrap_or(default);
-    logging::start(level, common.log_format == LogFormat::Json).map_err(|error| match error {
+    let json = common.log_format == LogFormat::Json;
+    #[cfg(feature = "otel")]
+    let started = match common.otlp_endpoint.as_deref().filter(|e| !e.is_empty()) {
+        Some(endpoint) => logging::start_with_traces(level, json, endpoint),
+        None => logging::start(level, json),
+    };
+    #[cfg(not(feature = "otel"))]
+    let started = logging::start(level, json);
+    started.map_err(|error| match error {
         LogError::Filter { .. } => Failure::Usage(format!("--log-level (RUST_LOG): {error}")),
         LogError::None | LogError::Failed(_) => Failure::Error(format!("cannot start the log: {error}")),
     })

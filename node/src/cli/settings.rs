@@ -105,6 +105,16 @@ pub(crate) struct Common {
         help_heading = "General"
     )]
     pub(crate) log_format: LogFormat,
+    /// Where traces of writes are sent: an OpenTelemetry collector that speaks OTLP over plain HTTP, as in http://127.0.0.1:4318.
+    #[cfg(feature = "otel")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true,
+        help_heading = "General"
+    )]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 /// `serve`: one node.

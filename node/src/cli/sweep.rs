@@ -38,7 +38,7 @@ Starts a cluster of its own in a temporary folder (TMPDIR says on which disk) an
 write quorum is changed while the cluster runs; a cluster of --url gets its own back at the end. Writes go to the keys bench-0000000000 and following.
 
 A round sends --writes writes at --rate, in waves of as many at once as there are clients; a latency counts from when the write was due. A second, closed loop
-measures the throughput.
+measures the throughput. A first round is sent and not counted.
 
 Examples:
   quorate sweep                                     six nodes, W from 1 to 6, with 0, 1 and 2 nodes down: about two minutes
@@ -217,6 +217,7 @@ async fn rounds(args: &SweepArgs, cluster: &mut Cluster) -> Result<Report, Failu
     let (load, mut ledger, mut measured) = (args.load(), Ledger::default(), Vec::new());
     let before = verify::versions(cluster).await?;
     let total = rounds.write_quorums.len() * rounds.down.len();
+    measure::warm_up(cluster, &load, &mut ledger).await?;
     for w in rounds.write_quorums.iter().copied() {
         cluster.set_write_quorum(w).await?;
         for down in rounds.down.iter().copied() {

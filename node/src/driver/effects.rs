@@ -94,7 +94,7 @@ impl Driver {
         let last = Index(first.0 + entries.len() as u64 - 1);
         self.note_truncation(first, last);
         let node = &self.shared.options.name;
-        tracing::debug!(target: WRITES, node, first = first.0, last = last.0, "appended");
+        tracing::debug!(target: WRITES, node, cluster = self.shared.cluster(), first = first.0, last = last.0, "appended");
         self.tail.push(first, frames.clone(), ends);
         let commit = self.replica.commit();
         self.submit(Job::Write { token, first, last, frames: vec![frames], commit });

@@ -33,6 +33,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The cluster's id, for the log; empty on a node that belongs to none.
+    pub(crate) fn cluster(&self) -> String {
+        self.state.load().cluster.map(|id| id.to_string()).unwrap_or_default()
+    }
+
     /// What a node shares from its start on, and the driver's ends of it: what it is asked, and where it tells what is applied.
     pub(crate) fn begin(
         options: NodeOptions,

@@ -136,6 +136,7 @@ impl Face {
         tracing::debug!(
             target: WRITES,
             node = %self.handle.options().name,
+            cluster = self.handle.shared.cluster(),
             request = text(Some(&id)),
             route = route.name(),
             status = response.status().as_u16(),

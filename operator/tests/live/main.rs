@@ -11,4 +11,5 @@ mod machine;
 mod manifests;
 mod quiet;
 mod rights;
+mod seen;
 mod support;

@@ -252,6 +252,16 @@ impl Rights {
         Process(child)
     }
 
+    /// Where the operator that was started last listens.
+    pub(crate) async fn address(&self) -> String {
+        until("the operator says where it listens", || async {
+            let log = std::fs::read_to_string(self.folder.path().join("operator.log")).ok()?;
+            let lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+            lines.filter_map(|l| l["fields"]["listen"].as_str().map(str::to_owned)).last()
+        })
+        .await
+    }
+
     /// What the operators logged of refusals: the API server's for lack of a right.
     pub(crate) fn forbidden(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.folder.path().join("operator.log")).unwrap_or_default();

@@ -173,3 +173,30 @@ async fn a_data_directory_belongs_to_one_process() {
     assert!(err.lines().any(|l| l.starts_with("quorate:") && l.contains(&dir)), "{err}");
     cluster.nodes[0].put("/v1/kv/k", "v").await.expect(200);
 }
+
+#[tokio::test]
+async fn every_verb_asks_the_nodes_that_the_environment_names() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.all_ready().await;
+    let named = async |arguments: &[&str]| {
+        let mut command = command();
+        command.args(arguments).env("QUORATE_URL", &cluster.nodes[0].url);
+        let (code, out, err) = run(command, Duration::from_secs(40)).await;
+        assert_eq!(code, 0, "{arguments:?}: {out}{err}");
+    };
+    let verbs: [&[&str]; 10] = [
+        &["put", "k", "v"],
+        &["get", "k"],
+        &["list"],
+        &["status"],
+        &["members"],
+        &["config"],
+        &["config", "set", "--failover", "automatic"],
+        &["bench", "--requests", "10", "--clients", "1", "--warm-up", "0"],
+        &["bench", "--requests", "10", "--clients", "1", "--warm-up", "0", "--protocol", "resp"],
+        &["delete", "k"],
+    ];
+    for verb in verbs {
+        named(verb).await;
+    }
+}

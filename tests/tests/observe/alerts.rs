@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_tests::prometheus::{metrics_in, promtool};
+use quorate_tests::prometheus::{alerts, impatient, metrics_in, promtool};
 use quorate_tests::{Cluster, Prometheus, eventually_in};
 
 /// Elections, scrapes and evaluations.
@@ -14,13 +14,9 @@ fn at_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-fn rules() -> String {
-    std::fs::read_to_string(at_root("charts/quorate/alerts/quorate.yaml")).expect("the rules")
-}
-
 #[test]
 fn every_alert_of_the_operator_has_its_runbook() {
-    let rules = std::fs::read_to_string(at_root("charts/quorate/alerts/operator.yaml")).expect("the rules");
+    let rules = alerts("operator.yaml");
     let documented = std::fs::read_to_string(at_root("docs/operating.md")).expect("the page");
     let names: Vec<&str> = rules.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
     assert!(!names.is_empty());
@@ -43,33 +39,11 @@ fn the_alerts_pass_their_unit_tests() {
     }
 }
 
-/// The rules with every `for` cut down: the expressions and labels are those of the chart.
-fn impatient() -> String {
-    let line = |line: &str| match line.split_once("for: ") {
-        Some((before, _)) if before.trim().is_empty() => format!("{before}for: 1s\n"),
-        _ => format!("{line}\n"),
-    };
-    rules().lines().map(line).collect()
-}
-
-async fn fires(prometheus: &Prometheus, expected: &[&str], silent: &[&str]) {
-    eventually_in(PATIENCE, &format!("{expected:?} fire and {silent:?} do not"), || async {
-        let firing = prometheus.firing().await?;
-        let named = |name: &&&str| firing.iter().any(|f| f == **name);
-        if expected.iter().all(|n| named(&n)) && !silent.iter().any(|n| named(&n)) {
-            Ok(())
-        } else {
-            Err(format!("{firing:?} fire"))
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_cluster_that_breaks_fires_what_it_should_and_is_quiet_again_when_it_is_whole() {
     let mut cluster = Cluster::start(3, 2).await;
     cluster.all_ready().await;
-    let prometheus = Prometheus::start(&cluster, Some(&impatient())).await;
+    let prometheus = Prometheus::start(&cluster, Some(&impatient(&alerts("quorate.yaml")))).await;
 
     let documented = std::fs::read_to_string(at_root("docs/operating.md")).expect("the page");
     let alerts = prometheus.rules().await.expect("the rules");
@@ -88,7 +62,7 @@ async fn a_cluster_that_breaks_fires_what_it_should_and_is_quiet_again_when_it_i
         if seen.first().is_some_and(|v| v["value"][1] == "3") { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    fires(&prometheus, &[], &broken).await;
+    prometheus.fires(&[], &broken).await;
     let known: BTreeSet<String> = prometheus.values("__name__").await.expect("names").into_iter().collect();
     for alert in &alerts {
         for metric in metrics_in(alert["query"].as_str().expect("a query")) {
@@ -101,11 +75,11 @@ async fn a_cluster_that_breaks_fires_what_it_should_and_is_quiet_again_when_it_i
     let leader = cluster.leader_number().await;
     let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
     cluster.nodes[first].kill();
-    fires(&prometheus, &["QuorateMarginZero", "QuorateMemberDown"], &["QuorateNoLeader", "QuorateNoQuorum"]).await;
+    prometheus.fires(&["QuorateMarginZero", "QuorateMemberDown"], &["QuorateNoLeader", "QuorateNoQuorum"]).await;
     // The leader is alone, and leaves office.
     cluster.nodes[second].kill();
-    fires(&prometheus, &["QuorateNoLeader"], &["QuorateTwoLeaders"]).await;
+    prometheus.fires(&["QuorateNoLeader"], &["QuorateTwoLeaders"]).await;
     cluster.start_all();
     cluster.all_ready().await;
-    fires(&prometheus, &[], &broken).await;
+    prometheus.fires(&[], &broken).await;
 }

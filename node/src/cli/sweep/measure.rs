@@ -94,6 +94,13 @@ pub(super) struct Round {
     pub(super) converged_ms: Option<f64>,
 }
 
+/// Sends what a round sends, and shows nothing of it: the first round would otherwise pay for files, connections and memory that every later one finds there.
+pub(super) async fn warm_up(cluster: &Cluster, load: &Load, ledger: &mut Ledger) -> Result<(), Failure> {
+    let leader = cluster.leader().await?;
+    let (n, w) = (leader.config.replicas, leader.config.write_quorum);
+    round(cluster, load, (n, w, 0), "warming up", ledger).await.map(drop)
+}
+
 /// Measures a round of `(N, W, nodes down)`.
 pub(super) async fn round(
     cluster: &Cluster,
@@ -108,7 +115,7 @@ pub(super) async fn round(
     let (closed, paced) = (Arc::new(load.on(&at, None)), Arc::new(load.on(&at, Some(load.rate))));
 
     let warm_up = Until::Requests(load.clients as u64);
-    let (_, tally) = run(&closed, warm_up, &format!("{label}, warming up"), ledger).await?;
+    let (_, tally) = run(&closed, warm_up, &format!("{label}, connecting"), ledger).await?;
     show(&live, tally.revision).await?;
 
     let (_, waves) = run(&paced, Until::Requests(load.writes), label, ledger).await?;

@@ -11,6 +11,7 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::super::bench::Latency;
 use super::super::output::Failure;
@@ -31,6 +32,12 @@ const FAINT: RGBColor = RGBColor(110, 110, 110);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 /// Width of all bars of one W; the rest is the gap to the next.
 const GROUP_WIDTH: f64 = 0.76;
+
+/// Room to the right of a plane for the names of its colours, pixels.
+const NAMES_WIDTH: i32 = 128;
+/// Fewer labels than this do not tell a logarithmic axis from another.
+const LOG_LABELS_MIN: usize = 4;
+const OVER_W: &str = "W: copies that must hold a write before it is acknowledged";
 
 type Drawn = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -81,6 +88,7 @@ fn plots(report: &Report) -> Vec<Plot> {
         let (suffix, with) = match down {
             0 => (String::new(), String::new()),
             1 => ("-1-down".to_owned(), ", one node down".to_owned()),
+            2 => ("-2-down".to_owned(), ", two nodes down".to_owned()),
             d => (format!("-{d}-down"), format!(", {d} nodes down")),
         };
         let subtitle = report.setting();
@@ -139,12 +147,13 @@ fn plots(report: &Report) -> Vec<Plot> {
 /// One figure of many.
 type Pick = fn(&Latency) -> f64;
 
+/// The highest first, as one reads the lines.
 fn percentiles(rounds: &[&Round]) -> Vec<Series> {
     let kinds: [(&str, RGBColor, Pick); 4] = [
-        ("p50", BLUE, |l| l.p50_ms),
-        ("p95", GREEN, |l| l.p95_ms),
-        ("p99", ORANGE, |l| l.p99_ms),
         ("max", RED, |l| l.max_ms),
+        ("p99", ORANGE, |l| l.p99_ms),
+        ("p95", GREEN, |l| l.p95_ms),
+        ("p50", BLUE, |l| l.p50_ms),
     ];
     let line = |of: Pick| {
         rounds.iter().filter_map(|r| Some((r.write_quorum as f64, of(r.latency.as_ref()?)))).collect::<Vec<_>>()
@@ -174,6 +183,7 @@ fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<Series> {
         let name = match down {
             0 => "every node up".to_owned(),
             1 => "one node down".to_owned(),
+            2 => "two nodes down".to_owned(),
             d => format!("{d} nodes down"),
         };
         let points = report.with_down(down).filter_map(|r| Some((r.write_quorum as f64, of(r)?))).collect();
@@ -241,11 +251,32 @@ impl Pen {
 
 type Area<'a, DB> = DrawingArea<DB, Shift>;
 
+/// The plane to draw in. To its right, where nothing is drawn, stand the names of the colours.
+fn beside_names<'a, DB>(
+    area: &Area<'a, DB>,
+    pen: Pen,
+    series: &[Series],
+) -> Result<Area<'a, DB>, Box<dyn Error + Send + Sync>>
+where
+    DB: DrawingBackend,
+    DB::ErrorType: 'static,
+{
+    let (width, _) = area.dim_in_pixel();
+    let (plane, names) = area.split_horizontally(width as i32 - pen.px(NAMES_WIDTH));
+    for (row, Series { name, colour, .. }) in series.iter().enumerate() {
+        let (y, side) = (pen.px(12 + 22 * row as i32), pen.px(11));
+        names.draw(&Rectangle::new([(0, y), (side, y + side)], colour.filled()))?;
+        let middle = pen.font(12.0, &INK).pos(Pos::new(HPos::Left, VPos::Center));
+        names.draw(&Text::new(name.clone(), (pen.px(18), y + side / 2 + pen.px(1)), middle))?;
+    }
+    Ok(plane)
+}
+
 /// The frame of every chart: margins, room for labels, and the mesh in thin grey.
 macro_rules! chart {
     ($area:expr, $pen:expr, $x:expr, $y:expr) => {
         ChartBuilder::on($area)
-            .margin_right($pen.px(24))
+            .margin_right($pen.px(16))
             .margin_bottom($pen.px(8))
             .margin_top($pen.px(8))
             .margin_left($pen.px(8))
@@ -255,17 +286,18 @@ macro_rules! chart {
     };
 }
 
-macro_rules! legend {
-    ($chart:expr, $pen:expr, $place:expr) => {
+/// The mesh of every chart, to which each adds its labels: grid, axes and type.
+macro_rules! mesh {
+    ($chart:expr, $pen:expr, $x:expr, $y:expr) => {
         $chart
-            .configure_series_labels()
-            .position($place)
-            .background_style(WHITE.mix(0.9))
-            .border_style($pen.line(GRID, 1.0))
-            .label_font($pen.font(12.0, &INK))
-            .legend_area_size($pen.px(22))
-            .margin($pen.px(10))
-            .draw()?
+            .configure_mesh()
+            .bold_line_style($pen.line(GRID, 1.0))
+            .light_line_style(TRANSPARENT)
+            .axis_style($pen.line(FAINT, 1.0))
+            .label_style($pen.font(12.0, &INK))
+            .axis_desc_style($pen.font(13.0, &INK))
+            .x_desc($x)
+            .y_desc($y)
     };
 }
 
@@ -274,39 +306,29 @@ where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
+    let area = beside_names(area, pen, lines)?;
     let (low, high) = bounds(lines.iter().flat_map(|s| s.points.iter().map(|(_, ms)| *ms)));
-    let mut chart = chart!(area, pen, 0.6..n as f64 + 0.4, (low..high).log_scale());
-    chart
-        .configure_mesh()
+    let ms = (low..high).log_scale().with_key_points(round_numbers(low, high));
+    let mut chart = chart!(&area, pen, 0.6..n as f64 + 0.4, ms);
+    mesh!(chart, pen, OVER_W, "ms (logarithmic)")
         .disable_x_mesh()
         .x_labels(n)
         .x_label_formatter(&whole)
         .y_label_formatter(&short)
-        .bold_line_style(pen.line(GRID, 1.0))
-        .light_line_style(TRANSPARENT)
-        .axis_style(pen.line(FAINT, 1.0))
-        .label_style(pen.font(12.0, &INK))
-        .axis_desc_style(pen.font(13.0, &INK))
-        .x_desc("W: copies that must hold a write before it is acknowledged")
-        .y_desc("ms (logarithmic)")
         .draw()?;
-    // The highest first, so that the legend reads in the order of the lines.
-    for Series { name, colour, points } in lines.iter().rev() {
-        let (colour, size, half) = (*colour, pen.px(4), pen.px(5));
-        let style = pen.line(colour, 2.0);
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(name.as_str())
-            .legend(move |(x, y)| Circle::new((x + half * 2, y), size, colour.filled()));
-        chart.draw_series(points.iter().map(|at| Circle::new(*at, size, colour.filled())))?;
+    for Series { colour, points, .. } in lines {
+        chart.draw_series(LineSeries::new(points.iter().copied(), pen.line(*colour, 2.0)))?;
+        chart.draw_series(points.iter().map(|at| Circle::new(*at, pen.px(4), colour.filled())))?;
     }
-    for Series { colour, points, .. } in lines.iter().take(1) {
-        let labels = points.iter().map(|at| {
-            EmptyElement::at(*at) + Text::new(super::report::ms(at.1), (-pen.px(12), pen.px(9)), pen.font(11.0, colour))
-        });
-        chart.draw_series(labels)?;
+    // Figures on the highest line and on the lowest, where there is room for them.
+    let figures = [(lines.first(), -pen.px(8), VPos::Bottom), (lines.last(), pen.px(9), VPos::Top)];
+    for (line, away, side) in figures {
+        for (Series { colour, .. }, at) in line.into_iter().flat_map(|s| s.points.iter().map(move |at| (s, *at))) {
+            let style = pen.font(11.0, colour).pos(Pos::new(HPos::Center, side));
+            let text = Text::new(figure(at.1), (0, away), style);
+            chart.draw_series(std::iter::once(EmptyElement::at(at) + text))?;
+        }
     }
-    legend!(chart, pen, SeriesLabelPosition::UpperLeft);
     Ok(())
 }
 
@@ -315,29 +337,17 @@ where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
+    let area = beside_names(area, pen, lines)?;
     let (low, high) = bounds(lines.iter().flat_map(|s| s.points.iter().map(|(ms, _)| *ms)));
-    let mut chart = chart!(area, pen, (low..high).log_scale(), 0.0..100.0);
-    chart
-        .configure_mesh()
-        .x_labels(24)
+    let ms = (low..high).log_scale().with_key_points(round_numbers(low, high));
+    let mut chart = chart!(&area, pen, ms, 0.0..100.0);
+    mesh!(chart, pen, "a write took at most … ms (logarithmic)", "share of the writes")
         .x_label_formatter(&short)
         .y_label_formatter(&|y| format!("{y:.0}%"))
-        .bold_line_style(pen.line(GRID, 1.0))
-        .light_line_style(TRANSPARENT)
-        .axis_style(pen.line(FAINT, 1.0))
-        .label_style(pen.font(12.0, &INK))
-        .axis_desc_style(pen.font(13.0, &INK))
-        .x_desc("a write took at most … ms (logarithmic)")
-        .y_desc("share of the writes")
         .draw()?;
-    for Series { name, colour, points } in lines {
-        let (style, length) = (pen.line(*colour, 2.0), pen.px(18));
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(name.as_str())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+    for Series { colour, points, .. } in lines {
+        chart.draw_series(LineSeries::new(points.iter().copied(), pen.line(*colour, 2.0)))?;
     }
-    legend!(chart, pen, SeriesLabelPosition::LowerRight);
     Ok(())
 }
 
@@ -346,45 +356,30 @@ where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
+    let area = beside_names(area, pen, series)?;
     let highest = series.iter().flat_map(|s| s.points.iter().map(|(_, v)| *v)).fold(0.0, f64::max);
-    // Room for the figures on the bars, and for the legend above them.
-    let high = top.unwrap_or(highest).max(f64::MIN_POSITIVE) * 1.3;
-    let mut chart = chart!(area, pen, 0.5..n as f64 + 0.5, 0.0..high);
-    chart
-        .configure_mesh()
+    // Room for the figures on the bars.
+    let high = top.unwrap_or(highest).max(f64::MIN_POSITIVE) * 1.1;
+    let mut chart = chart!(&area, pen, 0.5..n as f64 + 0.5, 0.0..high);
+    mesh!(chart, pen, OVER_W, axis)
         .disable_x_mesh()
         .x_labels(n)
         .x_label_formatter(&whole)
         .y_label_formatter(&|y| if top.is_some_and(|top| *y > top) { String::new() } else { short(y) })
-        .bold_line_style(pen.line(GRID, 1.0))
-        .light_line_style(TRANSPARENT)
-        .axis_style(pen.line(FAINT, 1.0))
-        .label_style(pen.font(12.0, &INK))
-        .axis_desc_style(pen.font(13.0, &INK))
-        .x_desc("W: copies that must hold a write before it is acknowledged")
-        .y_desc(axis)
         .draw()?;
     let width = GROUP_WIDTH / series.len().max(1) as f64;
-    for (place, Series { name, colour, points: bars }) in series.iter().enumerate() {
+    let centred = pen.font(10.0, &INK).pos(Pos::new(HPos::Center, VPos::Bottom));
+    for (place, Series { colour, points: bars, .. }) in series.iter().enumerate() {
         let left = |w: f64| w - GROUP_WIDTH / 2.0 + place as f64 * width;
-        let (colour, size) = (*colour, pen.px(10));
         let drawn = bars
             .iter()
             .map(|(w, v)| Rectangle::new([(left(*w) + 0.02, 0.0), (left(*w) + width - 0.02, *v)], colour.filled()));
-        chart
-            .draw_series(drawn)?
-            .label(name.as_str())
-            .legend(move |(x, y)| Rectangle::new([(x, y - size / 2), (x + size, y + size / 2)], colour.filled()));
+        chart.draw_series(drawn)?;
         let figures = bars.iter().map(|(w, v)| {
-            let centred = pen.font(10.0, &INK).pos(plotters::style::text_anchor::Pos::new(
-                plotters::style::text_anchor::HPos::Center,
-                plotters::style::text_anchor::VPos::Bottom,
-            ));
-            EmptyElement::at((left(*w) + width / 2.0, *v)) + Text::new(figure(*v), (0, -pen.px(3)), centred)
+            EmptyElement::at((left(*w) + width / 2.0, *v)) + Text::new(figure(*v), (0, -pen.px(3)), centred.clone())
         });
         chart.draw_series(figures)?;
     }
-    legend!(chart, pen, SeriesLabelPosition::UpperRight);
     Ok(())
 }
 
@@ -393,6 +388,19 @@ fn bounds(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let low = values.clone().filter(|v| *v > 0.0).fold(f64::INFINITY, f64::min);
     let high = values.fold(0.0, f64::max);
     if low.is_finite() && high > 0.0 { (low / 1.6, high * 1.6) } else { (0.1, 10.0) }
+}
+
+/// The numbers between these that a logarithmic axis shows: 1, 2 and 5 times the powers of ten; where that is few, those between them too.
+fn round_numbers(low: f64, high: f64) -> Vec<f64> {
+    let within = |steps: &[f64]| -> Vec<f64> {
+        let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).map(|power| 10f64.powi(power));
+        powers
+            .flat_map(|power| steps.iter().map(move |step| step * power))
+            .filter(|v| (low..=high).contains(v))
+            .collect()
+    };
+    let few = within(&[1.0, 2.0, 5.0]);
+    if few.len() >= LOG_LABELS_MIN { few } else { within(&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0]) }
 }
 
 /// Labels of W: whole numbers only.
@@ -404,7 +412,7 @@ fn whole(x: &f64) -> String {
 fn short(value: &f64) -> String {
     match value.abs() {
         v if v >= 10_000.0 => format!("{:.0}k", value / 1e3),
-        v if v >= 1_000.0 => format!("{:.1}k", value / 1e3),
+        v if v >= 1_000.0 => format!("{}k", format!("{:.1}", value / 1e3).trim_end_matches(".0")),
         v if v >= 10.0 || v == 0.0 => format!("{value:.0}"),
         _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
