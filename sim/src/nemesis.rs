@@ -40,6 +40,8 @@ pub struct Nemesis {
     pub reigns: u64,
     /// Snapshots sent.
     pub snapshots: u64,
+    /// Hosts whose folder was copied from another's: no fault of random runs, since nothing can be promised of it (docs/operating.md).
+    pub copies: BTreeSet<usize>,
     engines: BTreeSet<usize>,
 }
 
@@ -55,6 +57,7 @@ impl Nemesis {
             faults: BTreeMap::new(),
             reigns: 0,
             snapshots: 0,
+            copies: BTreeSet::new(),
             engines: BTreeSet::new(),
         }
     }
@@ -64,10 +67,10 @@ impl Nemesis {
         self.engines.remove(&host)
     }
 
-    /// Whether a node there may have forgotten the end of its log without noticing.
+    /// Whether a node there may have forgotten the end of its log without noticing: nobody but a copy of another one.
     #[must_use]
-    pub fn may_forget(&self, _host: usize) -> bool {
-        false
+    pub fn may_forget(&self, host: usize) -> bool {
+        self.copies.contains(&host)
     }
 }
 

@@ -267,16 +267,28 @@ fn one_slow_disk_drags_nobody() {
     wait_until_whole(&mut cluster);
 }
 
-/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let in, the other is refused.
-#[test]
-fn a_copied_folder_started_beside_the_original_is_refused() {
-    let mut cluster = cluster_of(Plan { spares: 1, ..quiet(3, 2) });
-    cluster.hosts[3].wanted = false;
-    let original = (cluster.leader().expect("a leader") + 1) % 3;
-    cluster.kill(original, false);
+/// Copies the folder of a node to the machine with number 3, as it is on its disk just now.
+fn copy_folder(cluster: &mut Cluster, original: usize) {
     cluster.hosts[3].disk = cluster.hosts[original].disk.copy();
     cluster.hosts[3].engine = cluster.hosts[original].engine.copy();
     cluster.hosts[3].wanted = true;
+    cluster.nemesis.copies.insert(3);
+}
+
+/// A cluster of three with W = 2, and a machine with number 3 that waits for a copy. A leader, one that is to be copied, and the third.
+fn cluster_to_copy_from() -> (Cluster, [usize; 3]) {
+    let mut cluster = cluster_of(Plan { spares: 1, ..quiet(3, 2) });
+    cluster.hosts[3].wanted = false;
+    let leader = cluster.leader().expect("a leader");
+    (cluster, [leader, (leader + 1) % 3, (leader + 2) % 3])
+}
+
+/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let in, the other is refused.
+#[test]
+fn a_copied_folder_started_beside_the_original_is_refused() {
+    let (mut cluster, [_, original, _]) = cluster_to_copy_from();
+    cluster.kill(original, false);
+    copy_folder(&mut cluster, original);
     cluster.after(10_000, Event::Start(original));
     cluster.after(400_000, Event::Start(3));
     run(&mut cluster, LONG);
@@ -296,4 +308,48 @@ fn a_copied_folder_started_beside_the_original_is_refused() {
     run(&mut cluster, 5_000_000);
     assert_eq!(applied(&cluster, 0), applied(&cluster, 1));
     assert_eq!(applied(&cluster, 1), applied(&cluster, 2));
+}
+
+/// The folder of a running node is copied (a machine is cloned, a volume restored from its snapshot), and the copy is started later, beside it: it counts
+/// as the newer process of that node and takes its place, without what the original confirmed since. The leader that counted on that notices.
+#[test]
+fn a_copy_of_a_running_node_forgets_before_its_leader_and_becomes_a_new_node() {
+    let (mut cluster, [_, original, _]) = cluster_to_copy_from();
+    copy_folder(&mut cluster, original);
+    goes_on(&mut cluster);
+    let copied = cluster.hosts[original].identity;
+    cluster.after(0, Event::Start(3));
+    wait_until(&mut cluster, |c| c.hosts[3].identity.is_some());
+    assert_eq!(cluster.hosts[3].identity, copied);
+    wait_until(&mut cluster, |c| c.hosts[3].process.is_some() && c.hosts[3].identity != copied);
+    goes_on(&mut cluster);
+    // The original is let in again once it is the newer process.
+    for _ in 0..2 {
+        cluster.kill(original, false);
+        cluster.after(10_000, Event::Start(original));
+        run(&mut cluster, 2_000_000);
+    }
+    wait_until_whole(&mut cluster);
+}
+
+/// What an old copy of a folder can do, and nothing in the protocol can prevent (docs/operating.md says so): it votes as its original, which confirmed a
+/// write since, while nobody who knows of that write is there. If this passes no more, something new prevents it, and the page is out of date.
+#[test]
+fn an_old_copy_in_place_of_its_original_may_lose_what_that_confirmed() {
+    let (mut cluster, [leader, original, third]) = cluster_to_copy_from();
+    cluster.kill(original, false);
+    copy_folder(&mut cluster, original);
+    cluster.after(0, Event::Start(original));
+    wait_until(&mut cluster, |c| c.hosts[original].process.is_some());
+    run(&mut cluster, 1_000_000);
+    let links = [leader, original].into_iter().flat_map(|h| [(h, third), (third, h)]);
+    cluster.cuts.insert(u64::MAX, links.collect());
+    goes_on(&mut cluster);
+    cluster.kill(leader, false);
+    cluster.kill(original, false);
+    cluster.cuts.clear();
+    cluster.after(0, Event::Start(3));
+    let until = cluster.now + LONG;
+    let lost = cluster.run_until(until).expect_err("the third node and the copy elect a leader without the write");
+    assert_eq!(lost.invariant, "leader_completeness", "{}", lost.what);
 }

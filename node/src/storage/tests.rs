@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use quorum::{ClusterId, Index, NodeId, Position, Term, Token};
 
 use super::memory::MemoryDisk;
+use crate::dice::Dice;
 use super::segment::FIRST_BATCH;
 use super::*;
 use crate::metrics::Metrics;
