@@ -91,6 +91,8 @@ pub enum Event {
     Nemesis,
     /// It strikes once more, at this host.
     Strike(usize),
+    /// It has a node killed and started again at once.
+    Bounce(usize),
     /// It takes back what it did under this number.
     Heal(u64),
     /// Whole states are compared.
@@ -120,6 +122,8 @@ pub struct Cluster {
     pub trace: Trace,
     /// Cut links.
     pub cuts: Cuts,
+    /// Hosts that hear everything late, by the fault that does it: by so many microseconds.
+    pub lags: BTreeMap<u64, (usize, u64)>,
     /// Whether the network is bad just now: losses and duplicates of a thousand, added to the plan's.
     pub bad: u64,
     /// Identities whose disks are gone.
@@ -161,6 +165,7 @@ impl Cluster {
             dice,
             trace: Trace::new(traced),
             cuts: Cuts::new(),
+            lags: BTreeMap::new(),
             bad: 0,
             lost: BTreeSet::new(),
             all_named: false,
@@ -298,6 +303,10 @@ impl Cluster {
             }
             Event::Nemesis => self.strike_now_and_then(),
             Event::Strike(host) => self.strike_at(host),
+            Event::Bounce(host) => {
+                self.bounce(host);
+                Ok(())
+            }
             Event::Heal(number) => {
                 self.heal(number);
                 Ok(())

@@ -104,6 +104,23 @@ fn a_removed_founder_founds_no_second_cluster() {
     assert_eq!(cluster.chronicles.values().filter(|c| c.last() > 0).count(), 1, "there is one cluster");
 }
 
+/// The founder loses power while its first configuration is on its way to its disk. Whoever it had told of that cluster would belong to it for ever, and the
+/// founder, who cannot know of it any more, to the next one that it founds.
+#[test]
+fn a_founder_that_forgets_its_first_cluster_has_told_nobody_of_it() {
+    let metrics = Arc::new(Metrics::new().expect("the metrics do not contradict each other"));
+    let mut cluster = Cluster::new(1, quiet(2, 1), metrics, true);
+    cluster.hosts[0].stalled_until = LONG;
+    wait_until(&mut cluster, |c| c.leader() == Some(0));
+    run(&mut cluster, 100_000);
+    cluster.kill(0, true);
+    cluster.hosts[0].stalled_until = 0;
+    cluster.after(10_000, Event::Start(0));
+    goes_on(&mut cluster);
+    assert_eq!(cluster.chronicles.values().filter(|c| c.last() > 0).count(), 1, "there is one cluster");
+    wait_until_whole(&mut cluster);
+}
+
 /// Every machine loses power at once while clients write, again and again (NATS JetStream acknowledged before it had synced).
 #[test]
 fn a_blackout_of_all_machines_loses_nothing_acknowledged() {

@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use quorum::{ClusterId, Index, NodeId, Position, Term, Token};
 
 use super::memory::MemoryDisk;
-use crate::dice::Dice;
 use super::segment::FIRST_BATCH;
 use super::*;
+use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::options::Limits;
 

@@ -64,6 +64,7 @@ impl Cluster {
         if self.dice.chance(self.bad) {
             delay += self.dice.within(high, high * 20 + 100_000);
         }
+        delay += self.lags.values().filter(|(host, _)| *host == to).map(|(_, late)| late).sum::<u64>();
         if self.dice.chance(self.plan.loss + self.bad) {
             return;
         }
@@ -179,10 +180,10 @@ impl Cluster {
         let Some(p) = &mut self.hosts[to].process else { return Ok(()) };
         if !matches!(cargo, Cargo::Introduction(..) | Cargo::Welcome(_) | Cargo::Snapshot { .. }) {
             p.heard.insert(id, (incarnation, process, theirs));
+            // Whoever keeps a connection to a node is dialed by it. An introduction is none: a founder dials nobody before it cannot forget its cluster.
+            p.addresses.insert(id, from);
         }
         p.heard_at.insert(id, self.now);
-        // Whoever is heard from can be answered.
-        p.addresses.insert(id, from);
         match cargo {
             Cargo::Message(bytes) => match stepped::decode_message(&bytes) {
                 Ok((message, records)) => {
