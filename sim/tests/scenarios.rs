@@ -11,6 +11,7 @@ use quorate_sim::Plan;
 use quorate_sim::clients::Want;
 use quorate_sim::cluster::{Cluster, Event};
 use quorate_sim::dice::Dice;
+use quorate_sim::host::Wait;
 use quorum::Change;
 
 /// Enough for an election, a farewell or a replacement to be over.
@@ -215,6 +216,31 @@ fn a_wiped_voter_elects_no_laggard() {
     cluster.after(10_000, Event::Start(wiped));
     run(&mut cluster, LONG);
     assert_eq!(cluster.leader(), None, "nobody there has what was acknowledged\n{}", cluster.recent(60));
+    cluster.after(0, Event::Start(leader));
+    wait_until_whole(&mut cluster);
+}
+
+/// Whoever decides on a failover from what it last saw promotes a node that has fallen behind since (CloudNativePG's operator, from a cache). Here a person
+/// can tell such a node to campaign as often as they like: nodes elect, and those that hold what was acknowledged do not elect it.
+#[test]
+fn a_node_promoted_from_a_stale_view_is_not_elected() {
+    let mut cluster = cluster(3, 2);
+    let leader = cluster.leader().expect("a leader");
+    let (holder, laggard) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.cuts.insert(u64::MAX, [(leader, laggard), (laggard, leader), (holder, laggard), (laggard, holder)].into());
+    goes_on(&mut cluster);
+    cluster.kill(leader, false);
+    cluster.cuts.clear();
+    for _ in 0..20 {
+        if let Some(p) = &mut cluster.hosts[laggard].process {
+            let answer = p.machine.campaign();
+            p.waits.push(Wait::Leadership(answer));
+        }
+        run(&mut cluster, 100_000);
+        assert_ne!(cluster.leader(), Some(laggard), "it lacks what was acknowledged\n{}", cluster.recent(60));
+    }
+    wait_until(&mut cluster, |c| c.leader() == Some(holder));
+    goes_on(&mut cluster);
     cluster.after(0, Event::Start(leader));
     wait_until_whole(&mut cluster);
 }
