@@ -4,6 +4,8 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
+#[doc(hidden)]
+pub mod dice;
 mod driver;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]

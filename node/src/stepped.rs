@@ -97,7 +97,7 @@ fn open_store(grounds: &Grounds, options: &NodeOptions, dir: &Path) -> Result<St
         mark.write_at(MARK.as_bytes(), 0).and_then(|()| mark.sync_data()).map_err(io("write"))?;
         grounds.disk.sync_folder(dir).map_err(io("sync"))?;
     }
-    Ok(Store::in_memory(&grounds.engine, &options.limits, grounds.piece_bytes))
+    Ok(Store::stepped(&grounds.engine, &options.limits, grounds.piece_bytes))
 }
 
 impl Machine {

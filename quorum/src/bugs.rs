@@ -102,6 +102,9 @@ bugs! {
     LateSnapshotInstalled Core "late-snapshot-installed"
         "A snapshot that comes late is installed over a log that reaches further."
         "our own log: it dropped an acknowledged tail"
+    LostAppendNotRepeated Core "lost-append-not-repeated"
+        "An append whose answer does not come is never sent again: its follower waits for it for ever."
+        "a classic of first implementations of Raft; pipelines that trust their connection"
     // What commits, and what is acknowledged.
     OlderTermCommitsByCounting Core "older-term-commits-by-counting"
         "Copies of an entry of an earlier term commit it, with none of the leader's own term on top."

@@ -21,11 +21,11 @@ pub enum Hunt {
     Rot,
     /// Three to five nodes whose leaders are cut off, paused and replaced, often right after they were elected.
     Elections,
-    /// The same with disks so slow that logs lag, in small segments, while stores are drained all the time; and losses of power.
+    /// The same with disks so slow that logs lag or stand still, in small segments, while stores are drained all the time; and losses of power.
     Slow,
     /// Leaders that are cut off, paused and replaced, and many clients, all of them at one key or two.
     Reads,
-    /// The same with reads by lease, and voters that restart.
+    /// Reads by lease of leaders that hear late of their successors, or whose voters restart.
     Leases,
     /// Changes of members and W whose leader is cut off or dies.
     Changes,
@@ -99,17 +99,24 @@ impl Hunt {
             }
             Hunt::Slow => {
                 plan = plan.with_faults(&cut).with_quorum(nodes, dice.within(1, nodes as u64) as usize);
-                plan.faults.extend([Fault::Crash, Fault::PowerLoss, Fault::Campaign, Fault::StalledDisk]);
+                plan.faults.extend([
+                    Fault::Crash,
+                    Fault::PowerLoss,
+                    Fault::Campaign,
+                    Fault::StalledDisk,
+                    Fault::Strand,
+                ]);
                 (plan.fsync, plan.fault_soon_after) = ((5_000, 150_000), 100_000);
                 (plan.segment_bytes, plan.log_keep_bytes, plan.overlay_bytes) = (8 << 10, 4 << 10, 400);
                 plan.clients = 10;
             }
             Hunt::Reads | Hunt::Leases => {
                 plan = plan.with_faults(&cut).with_quorum(nodes, 2);
-                plan.faults.push(Fault::Transfer);
+                plan.faults.extend([Fault::Transfer, Fault::Lag]);
                 plan.lease_reads = self == Hunt::Leases;
                 if plan.lease_reads {
-                    plan.faults.push(Fault::Crash);
+                    plan.faults = vec![Fault::Lag, Fault::Bounce];
+                    plan.fault_every = 1_000_000;
                 }
                 (plan.keys, plan.clients, plan.request_timeout) = (dice.within(1, 2) as usize, 16, 500_000);
             }

@@ -11,12 +11,12 @@ use quorate::handle::{ChangeError, ReadError, WriteError, Written};
 use quorate::kv::{MemoryHome, Store};
 use quorate::peer::{Records, Welcome};
 use quorate::stepped::{Answer, Machine, SnapshotEnd, World};
+use quorate::storage::memory::MemoryDisk;
 use quorate::storage::{Disk, Preparation};
 use quorum::{ClusterId, Index, Member, Message, NodeId, Term};
 use tokio::sync::oneshot;
 
 use crate::dice::Dice;
-use crate::disk::SimDisk;
 use crate::invariants::Durable;
 
 /// What a process asked for in a turn, in order.
@@ -41,13 +41,13 @@ struct Asked {
 /// The world of one process: it only takes note.
 pub struct SimWorld {
     asked: Mutex<Asked>,
-    disk: SimDisk,
+    disk: MemoryDisk,
 }
 
 impl SimWorld {
     /// A world for a process on this disk.
     #[must_use]
-    pub fn new(disk: SimDisk) -> Arc<SimWorld> {
+    pub fn new(disk: MemoryDisk) -> Arc<SimWorld> {
         Arc::new(SimWorld { asked: Mutex::default(), disk })
     }
 
@@ -167,6 +167,8 @@ pub struct Process {
     pub sending: BTreeMap<u64, Sending>,
     /// Whether a turn of the log is under way.
     pub wal_busy: bool,
+    /// Whether a piece of the store's table is on its way into the engine.
+    pub draining: bool,
     /// The next segment being made.
     pub preparation: Option<Preparation>,
     /// The commit index last seen.
@@ -182,7 +184,7 @@ pub struct Host {
     /// Its name, and its node's.
     pub name: String,
     /// What is on it.
-    pub disk: SimDisk,
+    pub disk: MemoryDisk,
     /// Its engine.
     pub engine: MemoryHome,
     /// The process, if one runs.
@@ -225,7 +227,7 @@ impl Host {
     pub fn new(number: usize, rate: u64, mut dice: Dice) -> Host {
         Host {
             name: format!("h{number}"),
-            disk: SimDisk::new(dice.fork()),
+            disk: MemoryDisk::new(dice.fork()),
             engine: MemoryHome::default(),
             process: None,
             paused_until: 0,

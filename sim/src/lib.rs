@@ -14,8 +14,6 @@
 pub mod bugs;
 pub mod clients;
 pub mod cluster;
-pub mod dice;
-pub mod disk;
 pub mod host;
 pub mod invariants;
 pub mod nemesis;
@@ -37,6 +35,7 @@ use quorate::metrics::Metrics;
 use clients::{Tally, Want};
 use cluster::Cluster;
 pub use plan::{Fault, Plan, Strike};
+pub use quorate::dice;
 pub use script::Script;
 pub use truth::Violation;
 

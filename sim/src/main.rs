@@ -18,7 +18,7 @@ mod bug;
 const USAGE: &str = "\
 sim run [--seeds N] [--from SEED] [--jobs J]    runs seeds; without --from those from QUORATE_SEED on, or fresh ones by the clock
 sim trace SEED | FILE                           one line an event
-sim shrink SEED | FILE                          leaves out what a failure does not need, and prints a script to check in
+sim shrink SEED | FILE [--seconds S]            leaves out what a failure does not need, and prints a script to check in; for at most five minutes, or S seconds
 sim table [--seeds N] [--from SEED] [--jobs J]  N runs with every kind of fault for each legal pair of N and W
 sim bug NAME [--seeds K] [--from SEED]          breaks a rule on purpose and looks for a seed that shows it; every one without a NAME; --hunt KIND
                                                 for another kind of run, --invariant FILE for what that one reports, --trace; with the feature `bugs`:
@@ -26,6 +26,9 @@ sim bug NAME [--seeds K] [--from SEED]          breaks a rule on purpose and loo
 
 /// A seed that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(10);
+
+/// How long a failure is made smaller. Ten times what most need; a stuck run on a slow machine takes it all.
+const SHRINKING: Duration = Duration::from_secs(300);
 
 /// Lines of the trace that are shown of the first seed that fails.
 const TAIL: usize = 60;
@@ -52,7 +55,9 @@ fn main() -> ExitCode {
         Some("table") => table(base(&args), number(&args, "--seeds").unwrap_or(10), jobs),
         Some(verb @ ("trace" | "shrink")) => match args.get(1).map(|a| read(a)) {
             Some(Ok((seed, plan))) if verb == "trace" => trace(seed, plan),
-            Some(Ok((seed, plan))) => shrunk(seed, plan),
+            Some(Ok((seed, plan))) => {
+                shrunk(seed, plan, number(&args, "--seconds").map_or(SHRINKING, Duration::from_secs))
+            }
             Some(Err(error)) => fail(&error),
             None => fail(USAGE),
         },
@@ -183,8 +188,8 @@ fn trace(seed: u64, plan: Plan) -> ExitCode {
     }
 }
 
-fn shrunk(seed: u64, plan: Plan) -> ExitCode {
-    let Some((script, outcome)) = shrink(seed, plan) else {
+fn shrunk(seed: u64, plan: Plan, time: Duration) -> ExitCode {
+    let Some((script, outcome)) = shrink(seed, plan, time) else {
         println!("seed {seed} does not fail");
         return ExitCode::SUCCESS;
     };

@@ -21,6 +21,7 @@ const TAIL_SPARED: u64 = 4_096;
 #[derive(Clone, Debug)]
 enum Undo {
     Links,
+    Lag,
     Network(u64),
     Slow(usize),
     Full(usize),
@@ -40,6 +41,8 @@ pub struct Nemesis {
     pub reigns: u64,
     /// Snapshots sent.
     pub snapshots: u64,
+    /// Hosts whose folder was copied from another's: no fault of random runs, since nothing can be promised of it (docs/operating.md).
+    pub copies: BTreeSet<usize>,
     engines: BTreeSet<usize>,
 }
 
@@ -55,6 +58,7 @@ impl Nemesis {
             faults: BTreeMap::new(),
             reigns: 0,
             snapshots: 0,
+            copies: BTreeSet::new(),
             engines: BTreeSet::new(),
         }
     }
@@ -64,10 +68,10 @@ impl Nemesis {
         self.engines.remove(&host)
     }
 
-    /// Whether a node there may have forgotten the end of its log without noticing.
+    /// Whether a node there may have forgotten the end of its log without noticing: nobody but a copy of another one.
     #[must_use]
-    pub fn may_forget(&self, _host: usize) -> bool {
-        false
+    pub fn may_forget(&self, host: usize) -> bool {
+        self.copies.contains(&host)
     }
 }
 
@@ -175,6 +179,9 @@ impl Cluster {
                 self.cuts.insert(number, links);
                 self.undo_in(number, Undo::Links, dice.within(100_000, 4_000_000));
             }
+            Fault::Lag => return self.lag(number, dice),
+            Fault::Bounce => return Ok(self.bounce_others(number, dice)),
+            Fault::Strand => return Ok(self.strand(number, dice)),
             Fault::BadNetwork => {
                 let rate = dice.within(20, 400);
                 self.bad += rate;
@@ -199,15 +206,7 @@ impl Cluster {
             Fault::ClockJump => self.hosts[host].leapt += dice.within(10_000, 5_000_000),
             Fault::Transfer => {
                 let Some(leader) = self.leader() else { return Ok(false) };
-                let to = self.machine(leader).and_then(|m| {
-                    let voters: Vec<_> = m.replica().config()?.voters.iter().map(|v| v.id).collect();
-                    dice.pick(&voters)
-                });
-                if let Some(p) = &mut self.hosts[leader].process {
-                    let answer = p.machine.transfer(to.filter(|_| dice.chance(700)));
-                    p.waits.push(Wait::Leadership(answer));
-                }
-                self.pump(leader, false)?;
+                self.hand_over(leader, dice)?;
             }
             Fault::Campaign => {
                 if let Some(p) = &mut self.hosts[host].process {
@@ -219,6 +218,69 @@ impl Cluster {
             Fault::ChangeW | Fault::Remove | Fault::Promote => return self.reconfigure(fault, dice),
         }
         Ok(true)
+    }
+
+    fn hand_over(&mut self, leader: usize, dice: &mut Dice) -> Result<(), Violation> {
+        let to = self.machine(leader).and_then(|m| {
+            let voters: Vec<_> = m.replica().config()?.voters.iter().map(|v| v.id).collect();
+            dice.pick(&voters)
+        });
+        if let Some(p) = &mut self.hosts[leader].process {
+            let answer = p.machine.transfer(to.filter(|_| dice.chance(700)));
+            p.waits.push(Wait::Leadership(answer));
+        }
+        self.pump(leader, false)
+    }
+
+    /// Of what the leader does not know yet others have made a new leader: what it was told before that comes in meanwhile.
+    fn lag(&mut self, number: u64, dice: &mut Dice) -> Result<bool, Violation> {
+        let Some(leader) = self.leader() else { return Ok(false) };
+        let (shortest, longest) = self.plan.election;
+        let late = dice.within(shortest, longest);
+        self.lags.insert(number, (leader, late));
+        if dice.chance(500) {
+            self.cuts.insert(number, (0..self.hosts.len()).map(|to| (leader, to)).collect());
+        } else {
+            self.hand_over(leader, dice)?;
+        }
+        self.undo_in(number, Undo::Lag, late + dice.within(0, longest));
+        Ok(true)
+    }
+
+    fn bounce_others(&mut self, number: u64, dice: &mut Dice) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|h| *h != leader).collect();
+        let Some(cut) = dice.pick(&others) else { return false };
+        self.cuts.insert(number, [(leader, cut), (cut, leader)].into());
+        let longest = self.plan.election.1;
+        let impatient = dice.within(longest, 2 * longest);
+        for host in others.into_iter().filter(|h| *h != cut) {
+            self.after(impatient + dice.below(20_000), Event::Bounce(host));
+        }
+        self.undo_in(number, Undo::Links, impatient + dice.within(100_000, 1_000_000));
+        true
+    }
+
+    /// Ends a process and starts it again before anybody misses it.
+    pub(crate) fn bounce(&mut self, host: usize) {
+        if !self.nemesis.quiet && self.hosts[host].process.is_some() {
+            self.kill(host, false);
+            self.after(1_000, Event::Start(host));
+        }
+    }
+
+    fn strand(&mut self, number: u64, dice: &mut Dice) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let count = self.hosts.len();
+        let others: Vec<usize> = (0..count).filter(|h| *h != leader).collect();
+        let Some(with) = dice.pick(&others) else { return false };
+        let inside = |h: usize| h == leader || h == with;
+        let links = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+        self.cuts.insert(number, links.filter(|(a, b)| inside(*a) != inside(*b)).collect());
+        let apart = self.plan.election.1 + dice.within(100_000, 1_000_000);
+        self.hosts[with].stalled_until = self.now + apart + dice.within(50_000, 500_000);
+        self.undo_in(number, Undo::Links, apart);
+        true
     }
 
     fn split(&self, dice: &mut Dice) -> BTreeSet<(usize, usize)> {
@@ -362,6 +424,10 @@ impl Cluster {
     pub(crate) fn heal(&mut self, number: u64) {
         match self.nemesis.undo.remove(&number) {
             Some(Undo::Links) => drop(self.cuts.remove(&number)),
+            Some(Undo::Lag) => {
+                self.cuts.remove(&number);
+                self.lags.remove(&number);
+            }
             Some(Undo::Network(rate)) => self.bad -= rate,
             Some(Undo::Slow(host)) => self.hosts[host].slow = 1,
             Some(Undo::Full(host)) => self.hosts[host].disk.set_free(u64::MAX),
@@ -376,6 +442,7 @@ impl Cluster {
             self.heal(number);
         }
         self.cuts.clear();
+        self.lags.clear();
         self.bad = 0;
         // Of the first nodes none may be left: whoever has an empty one to be taken in has to say where a member is.
         self.all_named = true;

@@ -19,6 +19,12 @@ pub enum Fault {
     Split,
     /// Some directed links are cut.
     Cut,
+    /// A leader hears everything late, by about the time an election takes, while it is mute or just handing over.
+    Lag,
+    /// A node that is cut off from the leader wants to lead, and the others, who stood by the leader, restart at once.
+    Bounce,
+    /// The leader is cut off together with another node whose disk does not finish anything; then they are back, the disk later.
+    Strand,
     /// Messages get lost, doubled and late.
     BadNetwork,
     /// A disk is slow for a while.
@@ -50,7 +56,7 @@ pub enum Fault {
 }
 
 /// Every kind of fault.
-pub const FAULTS: [Fault; 21] = [
+pub const FAULTS: [Fault; 24] = [
     Fault::Crash,
     Fault::PowerLoss,
     Fault::Blackout,
@@ -58,6 +64,9 @@ pub const FAULTS: [Fault; 21] = [
     Fault::Pause,
     Fault::Split,
     Fault::Cut,
+    Fault::Lag,
+    Fault::Bounce,
+    Fault::Strand,
     Fault::BadNetwork,
     Fault::SlowDisk,
     Fault::StalledDisk,

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use std::time::{Duration, Instant};
+
 use quorate_sim::bugs::{Hunt, search, stated};
+use quorate_sim::shrink::shrink;
 use quorum::bugs::{self, Bug, Place, Stated};
 
 /// Panics of the product are one way to notice a bug: reported, and not printed.
@@ -69,4 +72,30 @@ fn every_invariant_was_seen_to_fail() {
         let name = name.trim_end_matches(".rs");
         assert!(name == "mod" || listed.contains(name), "the page names no bug that makes {name} fail");
     }
+}
+
+/// A run that is stuck waits to its end each time it is tried: it is made smaller all the same, and in bounded time.
+#[test]
+fn a_run_that_is_stuck_is_made_smaller_within_its_time() {
+    const TIME: Duration = Duration::from_secs(60);
+    let bug = Bug::LostAppendNotRepeated;
+    quietly(|| {
+        let (hunt, within, _) = stated(bug).expect("a row of the page");
+        let found = search(bug, hunt, 0, within, Some("liveness")).expect("a run that is stuck");
+        bugs::with(&[bug], || {
+            let whole = quorate_sim::run(found.seed, hunt.plan(found.seed), false);
+            let begun = Instant::now();
+            let (script, outcome) = shrink(found.seed, hunt.plan(found.seed), TIME).expect("it fails");
+            // What is under way when the time is over is finished: a run or two.
+            assert!(begun.elapsed() < TIME * 3, "it took {:?}", begun.elapsed());
+            assert_eq!(outcome.violation.map(|v| v.invariant), Some("liveness"), "{script}");
+            assert_eq!(
+                script.plan.recovery,
+                hunt.plan(found.seed).recovery,
+                "stuck with all the patience of the whole run"
+            );
+            let left = script.plan.script.expect("the faults one by one");
+            assert!(left.len() * 2 <= whole.struck.len(), "{} of {} faults are left", left.len(), whole.struck.len());
+        });
+    });
 }

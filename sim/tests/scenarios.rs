@@ -11,6 +11,7 @@ use quorate_sim::Plan;
 use quorate_sim::clients::Want;
 use quorate_sim::cluster::{Cluster, Event};
 use quorate_sim::dice::Dice;
+use quorate_sim::host::Wait;
 use quorum::Change;
 
 /// Enough for an election, a farewell or a replacement to be over.
@@ -102,6 +103,23 @@ fn a_removed_founder_founds_no_second_cluster() {
     let blank = (0..3).filter(|h| cluster.machine(*h).is_some_and(|m| m.replica().is_blank()));
     assert_eq!(blank.count(), 3, "they wait for their cluster\n{}", cluster.recent(60));
     assert_eq!(cluster.chronicles.values().filter(|c| c.last() > 0).count(), 1, "there is one cluster");
+}
+
+/// The founder loses power while its first configuration is on its way to its disk. Whoever it had told of that cluster would belong to it for ever, and the
+/// founder, who cannot know of it any more, to the next one that it founds.
+#[test]
+fn a_founder_that_forgets_its_first_cluster_has_told_nobody_of_it() {
+    let metrics = Arc::new(Metrics::new().expect("the metrics do not contradict each other"));
+    let mut cluster = Cluster::new(1, quiet(2, 1), metrics, true);
+    cluster.hosts[0].stalled_until = LONG;
+    wait_until(&mut cluster, |c| c.leader() == Some(0));
+    run(&mut cluster, 100_000);
+    cluster.kill(0, true);
+    cluster.hosts[0].stalled_until = 0;
+    cluster.after(10_000, Event::Start(0));
+    goes_on(&mut cluster);
+    assert_eq!(cluster.chronicles.values().filter(|c| c.last() > 0).count(), 1, "there is one cluster");
+    wait_until_whole(&mut cluster);
 }
 
 /// Every machine loses power at once while clients write, again and again (NATS JetStream acknowledged before it had synced).
@@ -202,6 +220,31 @@ fn a_wiped_voter_elects_no_laggard() {
     wait_until_whole(&mut cluster);
 }
 
+/// Whoever decides on a failover from what it last saw promotes a node that has fallen behind since (CloudNativePG's operator, from a cache). Here a person
+/// can tell such a node to campaign as often as they like: nodes elect, and those that hold what was acknowledged do not elect it.
+#[test]
+fn a_node_promoted_from_a_stale_view_is_not_elected() {
+    let mut cluster = cluster(3, 2);
+    let leader = cluster.leader().expect("a leader");
+    let (holder, laggard) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.cuts.insert(u64::MAX, [(leader, laggard), (laggard, leader), (holder, laggard), (laggard, holder)].into());
+    goes_on(&mut cluster);
+    cluster.kill(leader, false);
+    cluster.cuts.clear();
+    for _ in 0..20 {
+        if let Some(p) = &mut cluster.hosts[laggard].process {
+            let answer = p.machine.campaign();
+            p.waits.push(Wait::Leadership(answer));
+        }
+        run(&mut cluster, 100_000);
+        assert_ne!(cluster.leader(), Some(laggard), "it lacks what was acknowledged\n{}", cluster.recent(60));
+    }
+    wait_until(&mut cluster, |c| c.leader() == Some(holder));
+    goes_on(&mut cluster);
+    cluster.after(0, Event::Start(leader));
+    wait_until_whole(&mut cluster);
+}
+
 /// A copy fewer than asked for can be made, for a long time (MySQL's semi-synchronous replication and TiKV's DR mode then go on with fewer).
 #[test]
 fn w_never_shrinks_by_itself() {
@@ -267,16 +310,28 @@ fn one_slow_disk_drags_nobody() {
     wait_until_whole(&mut cluster);
 }
 
-/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let in, the other is refused.
-#[test]
-fn a_copied_folder_started_beside_the_original_is_refused() {
-    let mut cluster = cluster_of(Plan { spares: 1, ..quiet(3, 2) });
-    cluster.hosts[3].wanted = false;
-    let original = (cluster.leader().expect("a leader") + 1) % 3;
-    cluster.kill(original, false);
+/// Copies the folder of a node to the machine with number 3, as it is on its disk just now.
+fn copy_folder(cluster: &mut Cluster, original: usize) {
     cluster.hosts[3].disk = cluster.hosts[original].disk.copy();
     cluster.hosts[3].engine = cluster.hosts[original].engine.copy();
     cluster.hosts[3].wanted = true;
+    cluster.nemesis.copies.insert(3);
+}
+
+/// A cluster of three with W = 2, and a machine with number 3 that waits for a copy. A leader, one that is to be copied, and the third.
+fn cluster_to_copy_from() -> (Cluster, [usize; 3]) {
+    let mut cluster = cluster_of(Plan { spares: 1, ..quiet(3, 2) });
+    cluster.hosts[3].wanted = false;
+    let leader = cluster.leader().expect("a leader");
+    (cluster, [leader, (leader + 1) % 3, (leader + 2) % 3])
+}
+
+/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let in, the other is refused.
+#[test]
+fn a_copied_folder_started_beside_the_original_is_refused() {
+    let (mut cluster, [_, original, _]) = cluster_to_copy_from();
+    cluster.kill(original, false);
+    copy_folder(&mut cluster, original);
     cluster.after(10_000, Event::Start(original));
     cluster.after(400_000, Event::Start(3));
     run(&mut cluster, LONG);
@@ -296,4 +351,48 @@ fn a_copied_folder_started_beside_the_original_is_refused() {
     run(&mut cluster, 5_000_000);
     assert_eq!(applied(&cluster, 0), applied(&cluster, 1));
     assert_eq!(applied(&cluster, 1), applied(&cluster, 2));
+}
+
+/// The folder of a running node is copied (a machine is cloned, a volume restored from its snapshot), and the copy is started later, beside it: it counts
+/// as the newer process of that node and takes its place, without what the original confirmed since. The leader that counted on that notices.
+#[test]
+fn a_copy_of_a_running_node_forgets_before_its_leader_and_becomes_a_new_node() {
+    let (mut cluster, [_, original, _]) = cluster_to_copy_from();
+    copy_folder(&mut cluster, original);
+    goes_on(&mut cluster);
+    let copied = cluster.hosts[original].identity;
+    cluster.after(0, Event::Start(3));
+    wait_until(&mut cluster, |c| c.hosts[3].identity.is_some());
+    assert_eq!(cluster.hosts[3].identity, copied);
+    wait_until(&mut cluster, |c| c.hosts[3].process.is_some() && c.hosts[3].identity != copied);
+    goes_on(&mut cluster);
+    // The original is let in again once it is the newer process.
+    for _ in 0..2 {
+        cluster.kill(original, false);
+        cluster.after(10_000, Event::Start(original));
+        run(&mut cluster, 2_000_000);
+    }
+    wait_until_whole(&mut cluster);
+}
+
+/// What an old copy of a folder can do, and nothing in the protocol can prevent (docs/operating.md says so): it votes as its original, which confirmed a
+/// write since, while nobody who knows of that write is there. If this passes no more, something new prevents it, and the page is out of date.
+#[test]
+fn an_old_copy_in_place_of_its_original_may_lose_what_that_confirmed() {
+    let (mut cluster, [leader, original, third]) = cluster_to_copy_from();
+    cluster.kill(original, false);
+    copy_folder(&mut cluster, original);
+    cluster.after(0, Event::Start(original));
+    wait_until(&mut cluster, |c| c.hosts[original].process.is_some());
+    run(&mut cluster, 1_000_000);
+    let links = [leader, original].into_iter().flat_map(|h| [(h, third), (third, h)]);
+    cluster.cuts.insert(u64::MAX, links.collect());
+    goes_on(&mut cluster);
+    cluster.kill(leader, false);
+    cluster.kill(original, false);
+    cluster.cuts.clear();
+    cluster.after(0, Event::Start(3));
+    let until = cluster.now + LONG;
+    let lost = cluster.run_until(until).expect_err("the third node and the copy elect a leader without the write");
+    assert_eq!(lost.invariant, "leader_completeness", "{}", lost.what);
 }

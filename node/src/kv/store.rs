@@ -19,6 +19,8 @@ use parking_lot::{Condvar, Mutex};
 use quorum::{Config, Index, Position, SharedConfig};
 use tokio::sync::watch;
 
+use self::drain::Drained;
+pub(super) use self::drain::Drains;
 use super::apply::Applying;
 use super::engine::fjall::FjallHome;
 use super::engine::memory::{MemoryEngine, MemoryHome};
@@ -75,7 +77,7 @@ pub(super) struct Shared {
     /// The index of `head.ahead`, for readers.
     ahead: AtomicU64,
     /// Held by whoever moves tables. What the engine holds.
-    drain: Mutex<Meta>,
+    drain: Mutex<Drained>,
     wanted: Mutex<Wanted>,
     wake: Condvar,
     failure: watch::Sender<Option<String>>,
@@ -85,8 +87,7 @@ pub(super) struct Shared {
     /// How much of a frozen table is handed over at once.
     piece_bytes: usize,
     metrics: Option<Arc<Metrics>>,
-    /// Whether a thread drains; otherwise `apply` does.
-    background: bool,
+    drains: Drains,
 }
 
 /// What the drain's thread is asked to do.
@@ -139,7 +140,7 @@ impl Store {
     /// When the folder or the engine in it cannot be used.
     pub fn open(dir: &Path, limits: &Limits, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
         let (home, engine) = FjallHome::open(dir, limits.cache_bytes)?;
-        Store::start(Arc::new(engine), Box::new(home), limits, drain::PIECE_BYTES, Some(metrics), true)
+        Store::start(Arc::new(engine), Box::new(home), limits, drain::PIECE_BYTES, Some(metrics), Drains::Thread)
     }
 
     /// A store without a disk.
@@ -150,13 +151,18 @@ impl Store {
 
     /// A store on an engine without a disk. It has no thread: what drains, does so within the call that makes it necessary.
     pub(crate) fn on_memory(engine: MemoryEngine, limits: &Limits) -> Store {
-        Store::in_memory(&MemoryHome::holding(engine), limits, drain::PIECE_BYTES)
+        Store::in_memory(&MemoryHome::holding(engine), limits, drain::PIECE_BYTES, Drains::AtOnce)
     }
 
-    /// A store on the engine that a [`MemoryHome`] has, which outlives it; drained in pieces of so many bytes. Without a thread, too.
+    /// A store on the engine that a [`MemoryHome`] has, which outlives it; drained by whoever holds it, in pieces of so many bytes, with
+    /// [`Store::drain_piece`].
     #[must_use]
-    pub fn in_memory(home: &MemoryHome, limits: &Limits, piece_bytes: usize) -> Store {
-        match Store::start(Arc::new(home.current()), Box::new(home.clone()), limits, piece_bytes, None, false) {
+    pub fn stepped(home: &MemoryHome, limits: &Limits, piece_bytes: usize) -> Store {
+        Store::in_memory(home, limits, piece_bytes, Drains::Stepped)
+    }
+
+    fn in_memory(home: &MemoryHome, limits: &Limits, piece_bytes: usize, drains: Drains) -> Store {
+        match Store::start(Arc::new(home.current()), Box::new(home.clone()), limits, piece_bytes, None, drains) {
             Ok(store) => store,
             Err(error) => unreachable!("memory cannot fail to be read: {error}"),
         }
@@ -168,7 +174,7 @@ impl Store {
         limits: &Limits,
         piece_bytes: usize,
         metrics: Option<Arc<Metrics>>,
-        background: bool,
+        drains: Drains,
     ) -> Result<Store, StoreError> {
         let meta = engine.meta()?.unwrap_or_default();
         let graves = if meta.is_whole() { Graves::new() } else { engine.graves()? };
@@ -190,7 +196,7 @@ impl Store {
             heads: HeadCache::default(),
             slow: Slow::default(),
             ahead: AtomicU64::new(meta.ahead.index.0),
-            drain: Mutex::new(meta),
+            drain: Mutex::new(Drained::at(meta)),
             wanted: Mutex::default(),
             wake: Condvar::new(),
             failure: watch::channel(None).0,
@@ -198,10 +204,10 @@ impl Store {
             overlay_bytes: limits.overlay_bytes,
             piece_bytes,
             metrics,
-            background,
+            drains,
         });
         shared.show_gauges();
-        let drainer = background
+        let drainer = (drains == Drains::Thread)
             .then(|| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new().name("kv-drain".into()).spawn(move || shared.run_drain())
@@ -303,7 +309,7 @@ impl Store {
             metrics.overlay_bytes.set(i64::try_from(head.tables.overlay_bytes()).unwrap_or(i64::MAX));
         }
         drop(guard);
-        if after >= shared.overlay_bytes && (before < shared.overlay_bytes || !shared.background) {
+        if after >= shared.overlay_bytes && (before < shared.overlay_bytes || shared.drains == Drains::AtOnce) {
             shared.request_drain();
         }
         Applied { outcome: applied.outcome, first: applied.first.map(Index) }
@@ -401,7 +407,7 @@ impl Store {
         shared.drain_now(&mut drained)?;
         let engine = Arc::clone(&shared.tables.load().engine);
         engine.persist().map_err(|error| shared.failing(error))?;
-        Ok(drained.position)
+        Ok(drained.meta.position)
     }
 
     /// The whole state as of now, in chunks. Reading it blocks for the disk.
@@ -434,6 +440,7 @@ impl Store {
         let shared = &self.0.shared;
         let mut drained = shared.undrained();
         shared.check()?;
+        shared.finish(&mut drained)?;
         let Imported { engine, meta, rows } = imported;
         let applied = self.applied();
         if meta.position.index < applied.index {
@@ -453,7 +460,7 @@ impl Store {
         drop(head);
         shared.heads.invalidate();
         old.doom(true);
-        *drained = meta;
+        drained.meta = meta;
         shared.show_gauges();
         Ok(())
     }

@@ -21,6 +21,7 @@ use super::engine::journal::newest;
 use super::engine::memory::{MemoryEngine, MemoryHome};
 use super::engine::{Change, Engine, EngineError, Graves, Meta, Snapshot};
 use super::once::{Moving, Row};
+use super::store::Drains;
 use super::*;
 use crate::metrics::Metrics;
 use crate::options::Limits;

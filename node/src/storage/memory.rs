@@ -1,33 +1,40 @@
-//! A disk in memory for tests: it loses what was not synced, tears what was being written, and fails when told to.
+//! A disk in memory that behaves as badly as disks do, for tests of the storage, fuzz targets and the simulator. The product does not use it.
 //!
-//! A write is visible at once and durable at the next sync of its file; a name at the next sync of its folder. [`MemoryDisk::lose_power`] keeps
-//! of the rest whatever its seed says, down to single bytes of a write.
-
-#![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
+//! A write is seen at once and durable with the next sync of its file; a name with the next sync of its folder. When the power goes, every sector of
+//! 512 bytes of an unsynced write is kept or lost on its own, or it is torn at some byte, and of the unsynced names any number of the latest are lost. A
+//! write that fails was done up to some byte. A sync that fails drops what it should have made durable: it is still seen, but a later sync does not write
+//! it, as on Linux.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::disk::{Disk, DiskFile, FolderLock};
+use crate::dice::Dice;
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, FolderLock};
+const SECTOR: usize = 512;
 
-#[derive(Debug, Default)]
+type Names = BTreeMap<PathBuf, Arc<Mutex<Contents>>>;
+
+#[derive(Debug)]
 struct State {
-    live: BTreeMap<PathBuf, Arc<Mutex<Contents>>>,
-    durable: BTreeMap<PathBuf, Arc<Mutex<Contents>>>,
+    live: Names,
+    durable: Names,
     locks: BTreeSet<PathBuf>,
-    /// Changes of names that no sync has covered yet, in order: what was live after each.
-    unsynced_names: Vec<BTreeMap<PathBuf, Arc<Mutex<Contents>>>>,
-    ids: u128,
-    /// Operations that change something, so far.
-    operations: u64,
-    /// The operation that fails, as do all after it: the power is about to go.
-    fail_from: Option<u64>,
-    /// The next syncs fail.
+    /// What was live after each change of names that no sync has covered yet.
+    unsynced_names: Vec<Names>,
+    dice: Dice,
+    /// Changing operations left until they fail.
+    fuse: Option<u64>,
+    /// Whether it is one operation that fails, and not every one from then on.
+    once: bool,
+    /// Whether syncs fail, and nothing else.
     fail_syncs: bool,
+    free: u64,
+    /// How often an operation failed since the disk was last well.
+    failures: u64,
 }
 
 #[derive(Debug, Default)]
@@ -54,11 +61,38 @@ impl Change {
             Change::Len(len) => bytes.resize(*len, 0),
         }
     }
+
+    /// What of it reaches the disk when the power goes: all, nothing, some sectors, a beginning or an end.
+    fn tear(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
+        match (self, dice.below(6)) {
+            (_, 0) => {}
+            (Change::Write(at, new), 3) => {
+                let kept = dice.below(new.len() as u64 + 1) as usize;
+                Change::Write(*at, new[..kept].to_vec()).apply(bytes);
+            }
+            (Change::Write(at, new), 4) => {
+                let from = dice.below(new.len() as u64 + 1) as usize;
+                Change::Write(at + from, new[from..].to_vec()).apply(bytes);
+            }
+            (Change::Write(at, new), 1 | 2) => {
+                let mut from = 0;
+                while from < new.len() {
+                    let to = ((at + from) / SECTOR + 1) * SECTOR - at;
+                    let to = to.min(new.len());
+                    if dice.chance(500) {
+                        Change::Write(at + from, new[from..to].to_vec()).apply(bytes);
+                    }
+                    from = to;
+                }
+            }
+            _ => self.apply(bytes),
+        }
+    }
 }
 
 /// See the module's description. Clones share the disk.
-#[derive(Clone, Debug, Default)]
-pub(super) struct MemoryDisk(Arc<Mutex<State>>);
+#[derive(Clone, Debug)]
+pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct MemoryFile {
@@ -67,81 +101,108 @@ struct MemoryFile {
 }
 
 #[derive(Debug)]
-struct MemoryLock {
+struct Lock {
     disk: MemoryDisk,
     path: PathBuf,
 }
 
-impl FolderLock for MemoryLock {}
+impl FolderLock for Lock {}
 
-impl Drop for MemoryLock {
+impl Drop for Lock {
     fn drop(&mut self) {
         self.disk.0.lock().locks.remove(&self.path);
     }
 }
 
-/// Xorshift: enough to choose what survives.
-pub(super) struct Dice(u64);
+fn fresh(bytes: Vec<u8>) -> Arc<Mutex<Contents>> {
+    Arc::new(Mutex::new(Contents { live: bytes.clone(), durable: bytes, pending: Vec::new() }))
+}
 
-impl Dice {
-    pub(super) fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
+fn is_segment(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("wal-") && name.ends_with(".log"))
+}
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound.max(1)
+impl Default for MemoryDisk {
+    fn default() -> MemoryDisk {
+        MemoryDisk::new(Dice::new(0))
     }
 }
 
+fn broken() -> io::Error {
+    io::Error::other("the disk does not answer")
+}
+
 impl MemoryDisk {
-    /// Fails the operation with this number, counted from now, and all after it.
-    pub(super) fn fail_after(&self, operations: u64) {
+    /// An empty disk.
+    #[must_use]
+    pub fn new(dice: Dice) -> MemoryDisk {
+        MemoryDisk(Arc::new(Mutex::new(State {
+            live: Names::new(),
+            durable: Names::new(),
+            locks: BTreeSet::new(),
+            unsynced_names: Vec::new(),
+            dice,
+            fuse: None,
+            once: false,
+            fail_syncs: false,
+            free: u64::MAX,
+            failures: 0,
+        })))
+    }
+
+    /// After so many more operations that change something, every one fails.
+    pub fn fail_after(&self, operations: u64) {
         let mut state = self.0.lock();
-        state.fail_from = Some(state.operations + operations);
+        (state.fuse, state.once) = (Some(operations), false);
     }
 
-    /// Whether an operation has failed as told by [`MemoryDisk::fail_after`].
-    pub(super) fn has_failed(&self) -> bool {
-        let state = self.0.lock();
-        state.fail_from.is_some_and(|from| state.operations > from)
+    /// After so many more operations that change something, one fails, and those after it do not: a retry would seem to have mended it.
+    pub fn fail_once_after(&self, operations: u64) {
+        let mut state = self.0.lock();
+        (state.fuse, state.once) = (Some(operations), true);
     }
 
-    pub(super) fn fail_syncs(&self, fail: bool) {
+    /// Whether syncs fail from now on.
+    pub fn fail_syncs(&self, fail: bool) {
         self.0.lock().fail_syncs = fail;
     }
 
-    /// The power goes and comes back. Of every unsynced write some bytes survive, or all, or none.
-    pub(super) fn lose_power(&self, dice: &mut Dice) {
+    /// Whether an operation has failed since the disk was last well.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.lock().failures > 0
+    }
+
+    /// What is free on it.
+    pub fn set_free(&self, free: u64) {
+        self.0.lock().free = free;
+    }
+
+    /// The process is gone: its locks are, and the disk works again.
+    pub fn restart(&self) {
         let mut state = self.0.lock();
-        state.fail_from = None;
-        state.fail_syncs = false;
         state.locks.clear();
+        (state.fuse, state.fail_syncs, state.failures) = (None, false, 0);
+    }
+
+    /// The power goes and comes back.
+    pub fn lose_power(&self, dice: &mut Dice) {
+        self.restart();
+        let mut state = self.0.lock();
         let choices = state.unsynced_names.len() as u64 + 1;
         let names = match dice.below(choices) {
             0 => state.durable.clone(),
             n => state.unsynced_names[n as usize - 1].clone(),
         };
         state.unsynced_names.clear();
-        let mut survived = BTreeMap::new();
+        let mut survived = Names::new();
         for (path, contents) in names {
             let mut contents = contents.lock();
-            let mut bytes = contents.durable.clone();
+            let mut bytes = std::mem::take(&mut contents.durable);
             for change in std::mem::take(&mut contents.pending) {
-                match (&change, dice.below(4)) {
-                    (_, 0) => {}
-                    (Change::Write(at, new), 1) => {
-                        let keep = dice.below(new.len() as u64 + 1) as usize;
-                        Change::Write(*at, new[..keep].to_vec()).apply(&mut bytes);
-                    }
-                    (Change::Write(at, new), 2) => {
-                        let from = dice.below(new.len() as u64 + 1) as usize;
-                        Change::Write(at + from, new[from..].to_vec()).apply(&mut bytes);
-                    }
-                    _ => change.apply(&mut bytes),
-                }
+                change.tear(&mut bytes, dice);
             }
             survived.insert(path, fresh(bytes));
         }
@@ -149,48 +210,106 @@ impl MemoryDisk {
         state.live = survived;
     }
 
-    /// A copy of the disk as it is now, everything on it durable.
-    pub(super) fn copy(&self) -> MemoryDisk {
-        let state = self.0.lock();
-        let live: BTreeMap<_, _> =
-            state.live.iter().map(|(path, contents)| (path.clone(), fresh(contents.lock().live.clone()))).collect();
-        MemoryDisk(Arc::new(Mutex::new(State {
-            durable: live.clone(),
-            live,
-            ids: state.ids + 1000,
-            ..State::default()
-        })))
+    /// Everything on it is gone.
+    pub fn wipe(&self) {
+        self.restart();
+        let mut state = self.0.lock();
+        state.live.clear();
+        state.durable.clear();
+        state.unsynced_names.clear();
     }
 
-    pub(super) fn bytes(&self, path: &Path) -> Vec<u8> {
-        self.0.lock().live[path].lock().live.clone()
+    /// Another disk with the same content, all of it durable.
+    #[must_use]
+    pub fn copy(&self) -> MemoryDisk {
+        let mut state = self.0.lock();
+        let copy = MemoryDisk::new(state.dice.fork());
+        let live: Names = state.live.iter().map(|(p, c)| (p.clone(), fresh(c.lock().live.clone()))).collect();
+        let mut other = copy.0.lock();
+        other.durable.clone_from(&live);
+        other.live = live;
+        drop(other);
+        copy
     }
 
-    /// Changes a file behind everyone's back, durably.
-    pub(super) fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-        let state = self.0.lock();
-        let mut contents = state.live[path].lock();
+    /// What a file holds now, synced or not; nothing if there is none.
+    #[must_use]
+    pub fn bytes(&self, path: &Path) -> Vec<u8> {
+        self.0.lock().live.get(path).map(|contents| contents.lock().live.clone()).unwrap_or_default()
+    }
+
+    /// Whether there is a file of that name.
+    #[must_use]
+    pub fn is_file(&self, path: &Path) -> bool {
+        self.0.lock().live.contains_key(path)
+    }
+
+    /// All files there are.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.0.lock().live.keys().cloned().collect()
+    }
+
+    /// Changes a file behind everyone's back, durably; nothing of it may be unsynced.
+    pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let contents = self.0.lock().live[path].clone();
+        let mut contents = contents.lock();
         assert!(contents.pending.is_empty(), "tampering with what is not synced");
         change(&mut contents.live);
         contents.durable = contents.live.clone();
     }
 
-    pub(super) fn is_file(&self, path: &Path) -> bool {
-        self.0.lock().live.contains_key(path)
-    }
-
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.0.lock().live.keys().cloned().collect()
+    /// Some byte of some file changes by itself: any one, but of what the log's segments hold not the last `spare` bytes that were written. Says where.
+    pub fn rot(&self, spare: u64, dice: &mut Dice) -> Option<String> {
+        let state = self.0.lock();
+        // Names of segments grow with their age; what one ends in is what was written last, if anything was yet.
+        let segments = state.live.iter().rev().filter(|(path, _)| is_segment(path));
+        let mut spare = spare as usize;
+        let mut ends = BTreeMap::new();
+        for (path, contents) in segments {
+            let contents = contents.lock();
+            let written = contents.live.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+            ends.insert(path.clone(), written.saturating_sub(spare));
+            spare = spare.saturating_sub(written);
+        }
+        let files: Vec<_> = state.live.iter().collect();
+        let (path, contents) = *files.get(dice.below(files.len() as u64) as usize)?;
+        let mut contents = contents.lock();
+        let len = ends.get(path).copied().unwrap_or(contents.live.len()).min(contents.durable.len());
+        if len == 0 {
+            return None;
+        }
+        let at = dice.below(len as u64) as usize;
+        let flip = dice.within(1, 255) as u8;
+        contents.live[at] ^= flip;
+        contents.durable[at] ^= flip;
+        Some(format!("{} at {at}", path.display()))
     }
 
     fn changing<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.0.lock();
-        state.operations += 1;
-        if state.fail_from.is_some_and(|from| state.operations > from) {
-            return Err(io::Error::other("the power is going"));
+        match &mut state.fuse {
+            Some(0) => {
+                state.failures += 1;
+                if state.once {
+                    state.fuse = None;
+                }
+                return Err(broken());
+            }
+            Some(left) => *left -= 1,
+            None => {}
         }
-        let done = work(&mut state)?;
-        Ok(done)
+        work(&mut state)
+    }
+
+    fn syncing(&self, work: impl FnOnce(&mut State)) -> io::Result<()> {
+        self.changing(|state| {
+            if state.fail_syncs {
+                return Err(broken());
+            }
+            work(state);
+            Ok(())
+        })
     }
 
     fn renaming<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
@@ -201,10 +320,6 @@ impl MemoryDisk {
             Ok(done)
         })
     }
-}
-
-fn fresh(bytes: Vec<u8>) -> Arc<Mutex<Contents>> {
-    Arc::new(Mutex::new(Contents { live: bytes.clone(), durable: bytes, pending: Vec::new() }))
 }
 
 impl Disk for MemoryDisk {
@@ -227,9 +342,9 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let names: BTreeSet<String> = (self.0.lock().live.keys())
-            .filter_map(|path| path.strip_prefix(folder).ok()?.iter().next()?.to_str().map(str::to_owned))
-            .collect();
+        let state = self.0.lock();
+        let first = |path: &PathBuf| path.strip_prefix(folder).ok()?.iter().next()?.to_str().map(str::to_owned);
+        let names: BTreeSet<String> = state.live.keys().filter_map(first).collect();
         Ok(names.into_iter().collect())
     }
 
@@ -258,43 +373,48 @@ impl Disk for MemoryDisk {
 
     fn sync_folder(&self, _: &Path) -> io::Result<()> {
         // Of all folders at once: as a journal does.
-        self.changing(|state| {
-            if state.fail_syncs {
-                return Err(io::Error::other("the sync failed"));
-            }
+        self.syncing(|state| {
             state.durable = state.live.clone();
             state.unsynced_names.clear();
-            Ok(())
         })
     }
 
     fn free_space(&self, _: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.0.lock().free)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn FolderLock>> {
         if !self.0.lock().locks.insert(path.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(Arc::new(MemoryLock { disk: self.clone(), path: path.to_owned() }))
+        Ok(Arc::new(Lock { disk: self.clone(), path: path.to_owned() }))
     }
 
     fn draw_id(&self) -> u128 {
         let mut state = self.0.lock();
-        state.ids += 1;
-        0x1234_5678_9abc_4def_8000_0000_0000_0000 + state.ids * 0x1_0000_0001
+        (u128::from(state.dice.draw()) << 64) | u128::from(state.dice.draw())
     }
 }
 
 impl MemoryFile {
     fn change(&self, change: Change) -> io::Result<()> {
         let mut contents = self.contents.lock();
-        // The write that the power goes in may reach the disk in part.
         let counted = self.disk.changing(|_| Ok(()));
-        contents.pending.push(change.clone());
-        counted?;
-        change.apply(&mut contents.live);
-        Ok(())
+        // A write that fails, or that the process is killed in, was done up to some byte, and is seen so.
+        let done = match (&counted, change) {
+            (Ok(()), change) => Some(change),
+            (Err(_), Change::Write(at, mut bytes)) => {
+                let kept = self.disk.0.lock().dice.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(kept);
+                (kept > 0).then_some(Change::Write(at, bytes))
+            }
+            (Err(_), Change::Len(_)) => None,
+        };
+        if let Some(done) = done {
+            done.apply(&mut contents.live);
+            contents.pending.push(done);
+        }
+        counted
     }
 }
 
@@ -322,8 +442,10 @@ impl DiskFile for MemoryFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut contents = self.contents.lock();
-        self.disk.changing(|state| if state.fail_syncs { Err(io::Error::other("the sync failed")) } else { Ok(()) })?;
-        for change in std::mem::take(&mut contents.pending) {
+        let allowed = self.disk.syncing(|_| {});
+        let pending = std::mem::take(&mut contents.pending);
+        allowed?;
+        for change in pending {
             change.apply(&mut contents.durable);
         }
         Ok(())

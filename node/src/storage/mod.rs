@@ -25,8 +25,8 @@ pub mod disk;
 pub(crate) mod fuzzing;
 mod log;
 mod map;
-#[cfg(any(test, feature = "fuzzing"))]
-mod memory;
+#[doc(hidden)]
+pub mod memory;
 mod meta;
 mod prepare;
 pub mod record;

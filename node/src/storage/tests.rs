@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use quorum::{ClusterId, Index, NodeId, Position, Term, Token};
 
-use super::memory::{Dice, MemoryDisk};
+use super::memory::MemoryDisk;
 use super::segment::FIRST_BATCH;
 use super::*;
+use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::options::Limits;
 

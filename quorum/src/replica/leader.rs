@@ -254,7 +254,8 @@ impl Replica {
         let (now, retry_after) = (self.now, self.settings.election_max);
         let Some(progress) = self.heard(from) else { return };
         progress.answered = progress.answered.max(round);
-        let lost = progress.in_flight.front().is_some_and(|(_, sent)| now.since(*sent) >= retry_after);
+        let overdue = progress.in_flight.front().is_some_and(|(_, sent)| now.since(*sent) >= retry_after);
+        let lost = overdue && !bugs::is_on(Bug::LostAppendNotRepeated);
         match progress.pace {
             Pace::Stream if lost => progress.probe_from(progress.durable.next()),
             // The same question again: of a member not heard of in this reign nothing is known yet, and starting at the log's beginning would cost

@@ -6,7 +6,8 @@ use super::*;
 
 impl Store {
     pub(super) fn on_shared(engine: Arc<dyn Engine>) -> Store {
-        Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, false).expect("start")
+        Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, Drains::AtOnce)
+            .expect("start")
     }
 }
 
@@ -31,8 +32,9 @@ fn a_failing_engine_is_told_once_kept_for_good_and_stops_all_change() {
 fn a_drain_that_hangs_takes_the_room_but_neither_reads_nor_writes() {
     let engine = Watched::new(MemoryEngine::default());
     let stuck = engine.gate.lock();
-    let store = Store::start(engine.clone(), Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, true)
-        .expect("start");
+    let store =
+        Store::start(engine.clone(), Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, Drains::Thread)
+            .expect("start");
     let value = "v".repeat(600 << 10);
     assert!(store.has_room());
     (0..4).for_each(|n| assert_eq!(run(&store, &put(&n.to_string(), &value)), Outcome::Put { version: 1 }));

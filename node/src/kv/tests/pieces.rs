@@ -7,7 +7,8 @@ use super::watched::Watched;
 use super::*;
 
 fn on(engine: Arc<dyn Engine>, piece_bytes: usize) -> Store {
-    Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), piece_bytes, None, false).expect("start")
+    Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), piece_bytes, None, Drains::AtOnce)
+        .expect("start")
 }
 
 /// The log, and the state and outcome at each index (from 0: nothing).

@@ -83,7 +83,8 @@ fn opened(dir: &Path, hook: Option<impl FnMut(&dyn Engine) + Send + 'static>) ->
         engine.watch(hook);
         engine.lying.store(std::env::var_os(LYING).is_some(), Ordering::Relaxed);
     }
-    let store = Store::start(engine, Box::new(home), &folder_limits(), PIECE_BYTES, None, true).expect("starts");
+    let store =
+        Store::start(engine, Box::new(home), &folder_limits(), PIECE_BYTES, None, Drains::Thread).expect("starts");
     (opened, store)
 }
 

@@ -8,7 +8,8 @@ use super::watched::Watched;
 use super::*;
 
 fn on(engine: Arc<dyn Engine>) -> Store {
-    Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, false).expect("start")
+    Store::start(engine, Box::new(MemoryHome::default()), &limits(1 << 20), 1 << 20, None, Drains::AtOnce)
+        .expect("start")
 }
 
 #[tokio::test]
