@@ -99,13 +99,14 @@ faults: ## Clusters of real processes killed, paused, cut off, with failing disk
 	cargo test -p quorate-tests --test faults -- --test-threads=4 --nocapture
 
 # One at a time, optimized: what is measured (failovers) is then the product, not the neighbour.
-nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), and porcupine; an hour or more
+nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), porcupine, Kubernetes; hours
 	./scripts/setup
 	cargo build --release --bin quorate
 	$(MAKE) --no-print-directory sim SEEDS=30000
 	$(MAKE) --no-print-directory sim-table SEEDS=300
 	QUORATE_NIGHTLY=1 cargo test --release -p quorate-tests --test faults -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory porcupine
+	./scripts/kubernetes/test cluster --if-possible
 
 porcupine: ## Compare the checker of histories with porcupine, on many generated and on recorded histories; nightly
 	cargo build --bin quorate
