@@ -53,7 +53,8 @@ fn an_engine_that_was_found_damaged_in_use_is_found_damaged_by_the_next_start() 
     let dir = tempfile::tempdir().expect("folder");
     let (home, engine) = FjallHome::open(dir.path(), 4 << 20).expect("opens");
     let engine = Watched::new(engine);
-    let store = Store::start(engine.clone(), Box::new(home), &limits(1 << 20), 1 << 20, None, false).expect("starts");
+    let store =
+        Store::start(engine.clone(), Box::new(home), &limits(1 << 20), 1 << 20, None, Drains::AtOnce).expect("starts");
     run(&store, &put("a", "1"));
     store.persist().expect("durable");
     engine.broken.store(true, Ordering::Relaxed);
