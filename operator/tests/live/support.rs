@@ -256,8 +256,8 @@ impl Rights {
     pub(crate) async fn address(&self) -> String {
         until("the operator says where it listens", || async {
             let log = std::fs::read_to_string(self.folder.path().join("operator.log")).ok()?;
-            let lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-            lines.filter_map(|l| l["fields"]["listen"].as_str().map(str::to_owned)).last()
+            let mut lines = log.lines().rev().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+            lines.find_map(|l| l["fields"]["listen"].as_str().map(str::to_owned))
         })
         .await
     }
