@@ -3,7 +3,7 @@
 //! A test that failed tells what there was, and leaves nothing behind either, unless `KEEP=1` asks for the namespace to be looked at.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::events::v1::Event;
@@ -158,18 +158,13 @@ impl Arena {
         found.status.ok_or_else(|| "no status yet".to_owned())
     }
 
-    /// Waits until a condition of a KVCluster has a value, and returns how long it took.
-    pub async fn condition(&self, cluster: &str, condition: &str, value: &str) -> Duration {
-        let started = Instant::now();
+    /// Waits until a condition of a KVCluster has a value.
+    pub async fn condition(&self, cluster: &str, condition: &str, value: &str) {
         eventually_in(PATIENCE, &format!("{cluster} is {condition}={value}"), async || {
             let status = self.status(cluster).await?;
-            match status.conditions.iter().find(|c| c.type_ == condition) {
-                Some(found) if found.status == value => Ok(()),
-                _ => Err(format!("{:?}", status.conditions)),
-            }
+            if is(&status, condition, value) { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
         })
         .await;
-        started.elapsed()
     }
 
     /// Waits until a KVCluster is available and all its pods are ready; returns what it says then.
