@@ -16,12 +16,6 @@ use crate::node::StartError;
 use crate::options::NodeOptions;
 use crate::storage::{self, Aside, Disk, Log, Meta, Opened, VoteFile};
 
-/// Appends under way to one follower. Two keep its disk busy while the next batch gathers.
-const WINDOW: usize = 2;
-
-/// The same under a simulated delay: a long line must be kept full.
-const WINDOW_DELAYED: usize = 256;
-
 /// Opens the engine in the folder it has to itself.
 pub(crate) type OpenStore<'a> = &'a dyn Fn(&Path) -> Result<Store, StoreError>;
 
@@ -183,12 +177,12 @@ fn micros(duration: Duration) -> u64 {
 }
 
 fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
-    let delayed = options.delay.1 > Duration::ZERO;
     Settings {
         heartbeat: micros(options.heartbeat),
         election_min: micros(options.election.0),
         election_max: micros(options.election.1),
-        window: if delayed { WINDOW_DELAYED } else { WINDOW },
+        // A simulated delay is one of chance: some answers come soon.
+        long_lines: options.delay.1 > Duration::ZERO,
         lease_reads: options.lease_reads,
         seed: (id.0 as u64) ^ ((id.0 >> 64) as u64) ^ incarnation,
         ..Settings::default()

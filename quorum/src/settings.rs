@@ -15,8 +15,10 @@ pub struct Settings {
     pub append_bytes_max: u64,
     /// Most entries in one append.
     pub append_entries_max: usize,
-    /// Appends under way to one member at once.
+    /// Most appends under way to one member at once over a long line; over a short one, one is.
     pub window: usize,
+    /// Whether all lines are known to be long, however soon some answers come.
+    pub long_lines: bool,
     /// How far behind the log's end a learner may be when it becomes a voter, in entries.
     pub promotion_lag_max: u64,
     /// Whether linearizable reads may rely on the leader's lease. Safe only if clocks of the nodes run at nearly the same rate.
@@ -35,7 +37,8 @@ impl Default for Settings {
             hand_back_after: 3_000_000,
             append_bytes_max: 1 << 20,
             append_entries_max: 4_096,
-            window: 2,
+            window: 64,
+            long_lines: false,
             promotion_lag_max: 1_000,
             lease_reads: false,
             seed: 0,

@@ -32,6 +32,11 @@ fn ids(text: &str) -> Result<Vec<u64>, Box<dyn Error>> {
     Ok(text.split(',').filter(|t| !t.is_empty()).map(str::parse).collect::<Result<_, _>>()?)
 }
 
+/// Small numbers, to be reached in a few steps; more than one append under way, unless a script asks for short lines.
+fn settings() -> Settings {
+    Settings { append_entries_max: 3, promotion_lag_max: 3, window: 2, long_lines: true, ..Settings::default() }
+}
+
 impl Script {
     fn cluster(&mut self, c: &Command) -> Outcome {
         let mut args = c.consume_args();
@@ -39,12 +44,12 @@ impl Script {
         let w: usize = args.take_key("w").unwrap_or("2").parse()?;
         let lead: Option<u64> = args.take_key("lead").map(str::parse).transpose()?;
         let preferred = args.take_key("preferred").map(str::parse).transpose()?.map(node);
-        let settings = Settings { append_entries_max: 3, promotion_lag_max: 3, ..Settings::default() };
-        let mut settings = settings;
+        let mut settings = settings();
         let mut config = Config::first((1..=n).map(member).collect(), w, preferred)?;
         while let Some(word) = args.next_pos() {
             match word {
                 "lease" => settings.lease_reads = true,
+                "short" => settings.long_lines = false,
                 "manual" => config.failover = Failover::Manual,
                 _ => return Err(format!("unknown word {word}").into()),
             }
@@ -125,7 +130,7 @@ impl Script {
         let id = node(first.unwrap_or(0));
         let all: Vec<NodeId> = h.nodes.keys().copied().collect();
         match name {
-            "blank" => h.add_blank(id.0 as u64, Settings { append_entries_max: 3, ..Settings::default() }),
+            "blank" => h.add_blank(id.0 as u64, settings()),
             "deliver" => self.packets(n, true),
             "drop" => self.packets(n, false),
             "persist" => n.iter().for_each(|i| h.persist(node(*i), usize::MAX)),

@@ -11,6 +11,7 @@ use crate::message::{Body, Head, Kind, Message};
 use crate::progress::{Pace, Progress};
 use crate::quorum::Quorum;
 use crate::read::Reads;
+use crate::settings::Settings;
 use crate::types::{Index, NodeId, Position, Time};
 
 use super::transfer::Transfer;
@@ -167,12 +168,12 @@ impl Replica {
     /// Sends what the window of one member allows.
     fn replicate(&mut self, to: NodeId) {
         let (now, commit, last) = (self.now, self.commit, self.log.last().index);
-        let (window, entries_max, bytes_max) =
-            (self.settings.window, self.settings.append_entries_max, self.settings.append_bytes_max);
+        let Settings { window, long_lines, append_entries_max: entries_max, append_bytes_max: bytes_max, .. } =
+            self.settings;
         loop {
             let Some(progress) = self.as_leader().and_then(|l| l.peers.get(&to)) else { return };
             let nothing_new = progress.next > last && progress.pace == Pace::Stream;
-            if nothing_new || !progress.has_room(window) {
+            if nothing_new || !progress.has_room(window, long_lines) {
                 return;
             }
             let prev_index = progress.next.prev();
@@ -226,10 +227,10 @@ impl Replica {
     }
 
     pub(super) fn handle_appended(&mut self, from: NodeId, durable: Index) {
-        let last = self.log.last().index;
+        let (last, now) = (self.log.last().index, self.now);
         let Some(progress) = self.heard(from) else { return };
         assert!(durable <= last, "node {from} acknowledges {durable} beyond the end of this leader's log {last}");
-        progress.acknowledged(durable);
+        progress.acknowledged(durable, now);
         self.advance();
         self.replicate(from);
         self.maybe_hand_over(from);

@@ -91,6 +91,7 @@ fn settings(rng: &mut Rng, seed: u64) -> Settings {
     Settings {
         seed,
         window: 1 + rng.below(3) as usize,
+        long_lines: rng.chance(50),
         append_entries_max: [1, 3, 1000][rng.below(3) as usize],
         append_bytes_max: [150, 1 << 20][rng.below(2) as usize],
         promotion_lag_max: 3,
