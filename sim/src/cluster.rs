@@ -1,6 +1,6 @@
 //! The run of a seed: one queue of events, ordered by time and number, and what each of them does.
 //!
-//! How processes live and end is in [`life`], a turn of a driver in [`turn`], what travels in [`network`], what is owed in [`answers`].
+//! How processes live and end is in `life`, a turn of a driver in `turn`, what travels in `network`, what is owed in `answers`.
 //! Every event ends with [`Cluster::pump`] on the host it concerned: a turn of the driver there, whatever that asked of the world, and the invariants.
 
 mod answers;
