@@ -191,7 +191,7 @@ mod tests {
                 p.acknowledged(last, Time(now));
             }
             p.sent(p.next, Time(now));
-            let more = p.has_room(64, false);
+            let more = p.has_room(256, false);
             p.acknowledged(p.next.prev(), Time(now + each));
             more
         };
@@ -202,6 +202,6 @@ mod tests {
         assert!(answers(&mut p, long, long), "no short answer for long enough");
         assert!(!answers(&mut p, long, 300), "one short answer");
         p.sent(p.next, Time(now));
-        assert!(p.has_room(64, true) && !p.has_room(1, true));
+        assert!(p.has_room(256, true) && !p.has_room(1, true));
     }
 }

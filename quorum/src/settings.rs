@@ -37,7 +37,7 @@ impl Default for Settings {
             hand_back_after: 3_000_000,
             append_bytes_max: 1 << 20,
             append_entries_max: 4_096,
-            window: 64,
+            window: 256,
             long_lines: false,
             promotion_lag_max: 1_000,
             lease_reads: false,

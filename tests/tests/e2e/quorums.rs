@@ -52,11 +52,15 @@ async fn a_simulated_delay_adds_its_time_to_a_write_and_does_not_cap_many() {
     let added = slow.0.saturating_sub(plain.0);
     // W=2: the faster of two followers, drawn from 40 to 60 ms each.
     assert!(added > Duration::from_millis(30) && added < Duration::from_millis(400), "{added:?} more");
-    // One after the other they would be 20 a second; and what is under way together takes no longer than without the delay, or much of it.
-    assert!(slow.1 > 100.0 && slow.1 > plain.1 / 8.0, "{} a second, {} without", slow.1, plain.1);
+    // One after the other they would be 20 a second. Together they take about as long as one alone, unless the machine is what limits them.
+    let together = CLIENTS as f64 / slow.0.as_secs_f64();
+    assert!(slow.1 > 100.0 && slow.1 > together.min(plain.1) / 3.0, "{} a second, {} without", slow.1, plain.1);
 }
 
-/// The median latency of one client, and the writes a second of 64.
+/// Clients at once.
+const CLIENTS: usize = 64;
+
+/// The median latency of one client, and the writes a second of [`CLIENTS`].
 async fn latency_and_rate(setup: Setup) -> (Duration, f64) {
     let cluster = setup.start().await;
     cluster.all_ready().await;
@@ -69,7 +73,7 @@ async fn latency_and_rate(setup: Setup) -> (Duration, f64) {
     }
     times.sort_unstable();
     let begun = Instant::now();
-    let clients: Vec<_> = (0..64)
+    let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let (http, url) = (cluster.http.clone(), leader.url.clone());
             tokio::spawn(async move {
@@ -82,7 +86,7 @@ async fn latency_and_rate(setup: Setup) -> (Duration, f64) {
     for client in clients {
         client.await.expect("its writes");
     }
-    let rate = 640.0 / begun.elapsed().as_secs_f64();
+    let rate = CLIENTS as f64 * 10.0 / begun.elapsed().as_secs_f64();
     cluster.converged().await;
     (times[10], rate)
 }
