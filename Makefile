@@ -30,6 +30,7 @@ test: ## Everything: format, lints, docs, unit tests, the model, the simulator, 
 	@$(STAGE) chart $(MAKE) --no-print-directory chart
 	@$(STAGE) operator $(MAKE) --no-print-directory operator
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
+	@$(STAGE) traces $(MAKE) --no-print-directory traces
 
 setup: ## Install what the tests need
 	./scripts/setup
@@ -70,7 +71,7 @@ observe: ## Metrics, dashboards and alerts through a real Prometheus
 	./scripts/kubernetes/lint-dashboards
 	cargo test -p quorate-tests --test observe -- --test-threads=2 --nocapture
 
-# A build of its own, of a feature that is off by default: not part of `make test`. The program is built as always again for whatever comes next.
+# A build of its own, of a feature that is off by default; so it comes last, and the program is built as always again for whatever comes next.
 traces: ## Traces of writes (the feature `otel`) to a receiver that speaks OTLP
 	cargo clippy -p quorate --all-targets --features otel --quiet -- -D warnings
 	cargo test -p quorate --features otel --lib traces::
