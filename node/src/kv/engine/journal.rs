@@ -25,17 +25,22 @@ const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
-/// Ends every batch, so that a checksum of which only a part was written is noticed.
+/// Ends every batch, so that a checksum of which only a part was written is noticed; and the whole of the file that names the format.
 const TRAILER: [u8; 4] = *b"FJL\x03";
+const VERSION: &str = "version";
 /// Read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Cuts the newest journal in an engine's folder, if there is one, behind its last whole batch.
+/// Cuts the newest journal in an engine's folder, if there is one, behind its last whole batch. One of another format is left to fjall, which refuses
+/// it: nothing here can tell what is whole there.
 ///
 /// # Errors
 /// When the journal cannot be listed, read, cut or synced, or does not begin as a journal does.
 pub(super) fn mend(folder: &Path) -> Result<(), EngineError> {
     let Some((_, path)) = newest(folder)? else { return Ok(()) };
+    if fs::read(folder.join(VERSION)).map_or(true, |version| version != TRAILER) {
+        return Ok(());
+    }
     let file = File::options().read(true).write(true).open(&path).map_err(file_failed("open", &path))?;
     let found = Scan::over(&file).whole_batches().map_err(file_failed("read", &path))?;
     match found.then {
@@ -269,6 +274,24 @@ mod tests {
         let words = mend(journal.parent().expect("folder")).expect_err("refused").to_string();
         assert!(words.contains("0.jnl is no journal: it begins with 9"), "{words}");
         assert_eq!(std::fs::read(&journal).expect("read"), before);
+    }
+
+    #[test]
+    fn a_journal_of_another_format_is_left_as_it_is() {
+        let store = tempfile::tempdir().expect("folder");
+        fill(store.path());
+        let journal = journal_of(store.path());
+        let folder = journal.parent().expect("folder");
+        // As a batch of another format would look here: it begins, and is not whole.
+        File::options().write(true).open(&journal).expect("opens").write_all_at(&[0xff; 8], 1).expect("written");
+        let before = std::fs::read(&journal).expect("read");
+        std::fs::write(folder.join(VERSION), b"FJL\x04").expect("written");
+        let refused = FjallHome::open(store.path(), CACHE_BYTES).err().expect("refused");
+        assert!(!refused.is_damage(), "{refused}");
+        assert!(std::fs::read(&journal).expect("read") == before, "untouched");
+        std::fs::write(folder.join(VERSION), TRAILER).expect("written");
+        mend(folder).expect("cut");
+        assert!(std::fs::read(&journal).expect("read").is_empty(), "of the known format it is torn from its beginning");
     }
 
     /// What a disk that lost its power makes of bytes that were not synced.
