@@ -79,30 +79,28 @@ async fn a_new_self(cluster: &mut Cluster, victim: usize, hurt: impl FnOnce(&mut
     assert_eq!((config.replicas, config.write_quorum), (3, 2));
 }
 
-#[tokio::test]
-async fn corruption_in_the_middle_makes_a_new_node_that_takes_the_place_of_its_old_self() {
-    let setup = Setup::new(3, 2).expect_error("data is damaged: it is set aside");
-    let mut cluster = setup.start().await;
+/// A cluster of three, one follower of which has become a new node because of this damage, and nothing is lost.
+async fn renewed_after(setup: Setup, hurt: fn(&Path)) -> Cluster {
+    let mut cluster = setup.expect_error("data is damaged: it is set aside").start().await;
     cluster.all_ready().await;
     fill(&cluster, "k").await;
     let before = cluster.converged().await;
     let victim = (cluster.leader_number().await + 1) % 3;
-    a_new_self(&mut cluster, victim, |node| damage::corrupt_middle(&node.dir)).await;
+    a_new_self(&mut cluster, victim, |node| hurt(&node.dir)).await;
     assert_eq!(cluster.converged().await, before);
+    cluster
+}
+
+#[tokio::test]
+async fn corruption_in_the_middle_makes_a_new_node_that_takes_the_place_of_its_old_self() {
+    let cluster = renewed_after(Setup::new(3, 2), damage::corrupt_middle).await;
     fill(&cluster, "more").await;
     assert_eq!(cluster.converged().await.lines().count(), 120);
 }
 
 #[tokio::test]
 async fn a_damaged_engine_makes_a_new_node_that_takes_the_place_of_its_old_self() {
-    let setup = Setup::new(3, 2).expect_error("the engine is damaged").expect_error("data is damaged: it is set aside");
-    let mut cluster = setup.start().await;
-    cluster.all_ready().await;
-    fill(&cluster, "k").await;
-    let before = cluster.converged().await;
-    let victim = (cluster.leader_number().await + 1) % 3;
-    a_new_self(&mut cluster, victim, |node| damage::rot_engine(&node.dir)).await;
-    assert_eq!(cluster.converged().await, before);
+    renewed_after(Setup::new(3, 2).expect_error("the engine is damaged"), damage::rot_engine).await;
 }
 
 #[tokio::test]
