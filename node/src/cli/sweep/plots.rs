@@ -87,9 +87,7 @@ fn plots(report: &Report) -> Vec<Plot> {
         }
         let (suffix, with) = match down {
             0 => (String::new(), String::new()),
-            1 => ("-1-down".to_owned(), ", one node down".to_owned()),
-            2 => ("-2-down".to_owned(), ", two nodes down".to_owned()),
-            d => (format!("-{d}-down"), format!(", {d} nodes down")),
+            d => (format!("-{d}-down"), format!(", {}", nodes_down(d))),
         };
         let subtitle = report.setting();
         plots.push(Plot {
@@ -144,6 +142,14 @@ fn plots(report: &Report) -> Vec<Plot> {
     plots
 }
 
+fn nodes_down(count: usize) -> String {
+    match count {
+        1 => "one node down".to_owned(),
+        2 => "two nodes down".to_owned(),
+        n => format!("{n} nodes down"),
+    }
+}
+
 /// One figure of many.
 type Pick = fn(&Latency) -> f64;
 
@@ -182,9 +188,7 @@ fn by_down(report: &Report, of: impl Fn(&Round) -> Option<f64>) -> Vec<Series> {
     let one = |(place, down): (usize, usize)| {
         let name = match down {
             0 => "every node up".to_owned(),
-            1 => "one node down".to_owned(),
-            2 => "two nodes down".to_owned(),
-            d => format!("{d} nodes down"),
+            d => nodes_down(d),
         };
         let points = report.with_down(down).filter_map(|r| Some((r.write_quorum as f64, of(r)?))).collect();
         Series { name, colour: colours[place.min(colours.len() - 1)], points }
