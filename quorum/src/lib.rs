@@ -108,6 +108,7 @@
 
 pub mod bugs;
 mod check;
+mod chunks;
 mod config;
 mod effect;
 mod input;

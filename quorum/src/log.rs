@@ -3,9 +3,8 @@
 //! Payloads never come here: the host keeps them beside the index. Entries up to `start` were compacted; their effect is in the host's durable
 //! state, and the configuration in force there is kept. This module appends, truncates and answers questions; it decides nothing.
 
-use std::collections::VecDeque;
-
 use crate::bugs::{self, Bug};
+use crate::chunks::Chunks;
 use crate::config::{Config, SharedConfig};
 use crate::message::{Head, Kind};
 use crate::types::{Index, NodeId, Position, Term};
@@ -15,7 +14,7 @@ use crate::types::{Index, NodeId, Position, Term};
 pub(crate) struct Log {
     start: Position,
     start_config: Option<SharedConfig>,
-    heads: VecDeque<Head>,
+    heads: Chunks<Head>,
     /// The configurations among the heads, in order, so that the newest is found without a search.
     configs: Vec<(Index, SharedConfig)>,
     durable: Index,
@@ -28,7 +27,7 @@ impl Log {
             start.index == Index(0) || start_config.is_some(),
             "a log that starts after {start} needs the configuration in force there"
         );
-        let mut log = Log { start, start_config, heads: VecDeque::new(), configs: Vec::new(), durable: start.index };
+        let mut log = Log { start, start_config, heads: Chunks::new(), configs: Vec::new(), durable: start.index };
         log.append(start.index.next(), heads);
         log.durable = log.last().index;
         if bugs::is_on(Bug::JointForgottenOnRestart) {
@@ -47,7 +46,7 @@ impl Log {
     /// The last entry (or `start`).
     pub(crate) fn last(&self) -> Position {
         let index = Index(self.start.index.0 + self.heads.len() as u64);
-        Position { term: self.heads.back().map_or(self.start.term, |h| h.term), index }
+        Position { term: self.heads.last().map_or(self.start.term, |h| h.term), index }
     }
 
     /// The highest index that is durable here.
@@ -93,7 +92,7 @@ impl Log {
             if let Kind::Config(config) = &entry.kind {
                 self.configs.push((index, config.clone()));
             }
-            self.heads.push_back(entry);
+            self.heads.push(entry);
             index = index.next();
         }
     }
@@ -113,7 +112,7 @@ impl Log {
         let Some(term) = self.term_at(upto) else { return };
         self.start_config = self.config_at(upto).cloned();
         let count = upto.0 - self.start.index.0;
-        self.heads.drain(..usize::try_from(count).unwrap_or(usize::MAX).min(self.heads.len()));
+        self.heads.drop_front(usize::try_from(count).unwrap_or(usize::MAX).min(self.heads.len()));
         self.configs.retain(|(index, _)| *index > upto);
         self.start = Position { term, index: upto };
         self.durable = self.durable.max(upto);
@@ -188,8 +187,8 @@ impl Log {
             first || bytes <= bytes_max
         };
         // Counted first, so that the copy is one allocation.
-        let count = self.heads.range(skip..).take(entries_max).take_while(fits).count();
-        self.heads.range(skip..skip + count).cloned().collect()
+        let count = self.heads.from(skip).take(entries_max).take_while(fits).count();
+        self.heads.from(skip).take(count).cloned().collect()
     }
 }
 

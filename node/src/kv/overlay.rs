@@ -62,6 +62,20 @@ pub(super) fn cost(key: &[u8], item: Option<&Item>) -> usize {
     ENTRY_BYTES + key.len() + item.map_or(0, |item| item.value.data.len())
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Called for each table that this thread frees.
+    pub(super) static ON_FREE: std::cell::RefCell<Option<Box<dyn FnMut()>>> = const { std::cell::RefCell::new(None) };
+}
+
+#[cfg(test)]
+impl Drop for Table {
+    fn drop(&mut self) {
+        // A thread that ends has none any more.
+        let _ = ON_FREE.try_with(|on_free| on_free.borrow_mut().as_mut().map(|on_free| on_free()));
+    }
+}
+
 impl Table {
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)

@@ -455,11 +455,10 @@ impl Store {
         shared.ahead.store(meta.ahead.index.0, Ordering::Release);
         head.graves = Graves::new();
         head.rows = rows;
-        let old = Arc::clone(&head.tables.engine);
-        shared.publish(&mut head, Tables::over(engine));
+        let before = shared.publish(&mut head, Tables::over(engine));
         drop(head);
         shared.heads.invalidate();
-        old.doom(true);
+        before.engine.doom(true);
         drained.meta = meta;
         shared.show_gauges();
         Ok(())
@@ -541,9 +540,13 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    fn publish(&self, head: &mut Head, tables: Tables) {
-        head.tables = Arc::new(tables);
+    /// Puts other layers in place of those there are, which are returned: to be dropped once the lock is not held any more. Freeing a table of
+    /// some hundred thousand keys takes tens of milliseconds, in which nothing could be applied.
+    #[must_use]
+    fn publish(&self, head: &mut Head, tables: Tables) -> Arc<Tables> {
+        let before = std::mem::replace(&mut head.tables, Arc::new(tables));
         self.tables.store(Arc::clone(&head.tables));
+        before
     }
 
     fn show_gauges(&self) {

@@ -169,7 +169,8 @@ impl Shared {
         }
         assert!(head.tables.frozen.is_none(), "a frozen table was left behind by a drain that did not fail");
         let (table, engine) = (Arc::clone(&head.tables.active), Arc::clone(&head.tables.engine));
-        self.publish(&mut head, Tables { frozen: Some(Arc::clone(&table)), ..Tables::over(engine) });
+        // Frees nothing: the table lives on.
+        drop(self.publish(&mut head, Tables { frozen: Some(Arc::clone(&table)), ..Tables::over(engine) }));
         let Moving { added, forgotten } = head.rows.leave(drained.meta.position.index.0);
         let (from, added) = (Bound::Unbounded, added.into_iter());
         drained.under_way = Some(UnderWay { table, from, added, forgotten, goal });
@@ -232,8 +233,9 @@ impl Shared {
         self.heads.invalidate();
         let mut head = self.head.lock();
         let (active, engine) = (Arc::clone(&head.tables.active), Arc::clone(&head.tables.engine));
-        self.publish(&mut head, Tables { active, frozen: None, engine: Arc::clone(&engine) });
+        let before = self.publish(&mut head, Tables { active, frozen: None, engine: Arc::clone(&engine) });
         drop(head);
+        drop(before);
         if let Some(alarm) = engine.alarm() {
             tracing::warn!(%alarm, "the engine falls behind");
         }

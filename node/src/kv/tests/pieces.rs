@@ -1,8 +1,10 @@
 //! Drains in pieces: what a crash after any of them leaves, and what views show meanwhile.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::super::engine::fjall::FjallHome;
+use super::super::overlay::ON_FREE;
 use super::watched::Watched;
 use super::*;
 
@@ -307,4 +309,22 @@ fn writes_between_two_pieces_are_kept_apart_from_the_table_that_goes_over() {
     assert_eq!(store.persist().expect("persist").index.0, 400);
     let again = on(engine, 200);
     assert_eq!((content(&again), again.count()), (content(&store), store.count()));
+}
+
+/// A table of some hundred thousand keys takes tens of milliseconds to free; whoever applied meanwhile once waited for that.
+#[test]
+fn a_drained_table_is_freed_while_nobody_waits_for_it() {
+    let store = on(Arc::new(MemoryEngine::default()), 200);
+    run(&store, &put("k", "v"));
+    let (asked, answered) = (store.clone(), Arc::new(AtomicBool::new(false)));
+    let freed = Arc::clone(&answered);
+    ON_FREE.set(Some(Box::new(move || {
+        let (tell, told) = std::sync::mpsc::channel();
+        let store = asked.clone();
+        std::thread::spawn(move || tell.send(store.count()));
+        freed.store(told.recv_timeout(Duration::from_secs(10)).is_ok(), Ordering::Relaxed);
+    })));
+    store.drain();
+    ON_FREE.set(None);
+    assert!(answered.load(Ordering::Relaxed), "the store could not be asked while the table was freed");
 }
