@@ -19,7 +19,7 @@ use crate::crd::KVCluster;
 use crate::names::{self, Set};
 use crate::node::{Credentials, NodeError, Nodes};
 use crate::observe::Observed;
-use crate::plan::Step;
+use crate::plan::{Growth, Step};
 use crate::validate::Wanted;
 
 /// What could not be done.
@@ -200,16 +200,20 @@ pub async fn step(
             let params = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
             ignore_missing(api.delete(pod, &params).await.map(drop)).map_err(failed(format!("deletion of pod {pod}")))
         }
-        Step::GrowClaim { claim, size } => {
-            let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-            let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-            api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch))
-                .await
-                .map(drop)
-                .map_err(failed(format!("growth of volume claim {claim}")))
-        }
         Step::RecreateSet { set } => recreate(client, wanted, *set).await,
     }
+}
+
+/// Asks for a larger volume.
+///
+/// # Errors
+/// When it was refused, as by a storage class whose volumes cannot grow.
+pub async fn grow(client: &Client, wanted: &Wanted, growth: &Growth) -> Result<(), ApplyError> {
+    let Growth { claim, size } = growth;
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &wanted.namespace);
+    let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    let done = api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop);
+    done.map_err(failed(format!("growth of volume claim {claim}")))
 }
 
 /// Deletes a StatefulSet and leaves its pods; the next pass applies it anew, and it adopts them.
