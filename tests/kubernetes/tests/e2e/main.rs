@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod by_hand;
 mod change;
 mod failover;
 mod install;
+mod refused;
 mod seen;
 mod upgrade;
 mod volumes;
