@@ -26,7 +26,7 @@ use crate::validate::Wanted;
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or did not answer.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", plain(error))]
     Api {
         /// What was tried.
         what: String,
@@ -47,6 +47,14 @@ pub enum ApplyError {
     /// Somebody emptied the Secret.
     #[error("Secret {0} has no {key}: delete it, and the pods after it", key = names::TOKEN_KEY)]
     NoToken(String),
+}
+
+/// What the API server says, without what the library adds for programmers: a person reads it in a condition.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Turns an answer of the API server into an error that says what was tried.
@@ -222,4 +230,16 @@ async fn recreate(client: &Client, wanted: &Wanted, set: Set) -> Result<(), Appl
     let api: Api<StatefulSet> = Api::namespaced(client.clone(), &wanted.namespace);
     ignore_missing(api.delete(&name, &DeleteParams::orphan()).await.map(drop))
         .map_err(failed(format!("StatefulSet {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_api_servers_words_alone() {
+        let status = kube::core::Status::failure("the quota is used up", "Forbidden").with_code(403);
+        let error = failed("growth of volume claim data-demo-leader-0")(kube::Error::Api(Box::new(status)));
+        assert_eq!(error.to_string(), "growth of volume claim data-demo-leader-0: the quota is used up");
+    }
 }

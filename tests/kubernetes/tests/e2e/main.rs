@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod by_hand;
 mod change;
 mod failover;
 mod install;
+mod paused;
 mod refused;
 mod seen;
 mod upgrade;

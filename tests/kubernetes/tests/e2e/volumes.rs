@@ -1,10 +1,10 @@
 //! Volumes: one that is lost, all that are lost, some that grow, one that cannot, and those of clusters that go.
 
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
 use quorate_kubernetes::{Arena, Clients};
 use quorate_tests::eventually_in;
@@ -116,7 +116,11 @@ async fn class_that_grows(arena: &Arena) -> StorageClass {
     };
     let all = classes.list(&ListParams::default()).await.expect("storage classes").items;
     let default = all.into_iter().find(default).expect("a storage class that is the default");
-    let metadata = ObjectMeta { name: Some(arena.namespace.clone()), ..ObjectMeta::default() };
+    // It goes with the namespace.
+    let namespaces: Api<Namespace> = Api::all(arena.client.0.clone());
+    let owner = namespaces.get(&arena.namespace).await.expect("the namespace").controller_owner_ref(&());
+    let name = Some(arena.namespace.clone());
+    let metadata = ObjectMeta { name, owner_references: owner.map(|o| vec![o]), ..ObjectMeta::default() };
     let class = StorageClass { metadata, allow_volume_expansion: Some(true), ..default };
     classes.create(&PostParams::default(), &class).await.expect("a storage class")
 }
@@ -141,7 +145,7 @@ async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
     arena.patch("demo", "{\"storage\":{\"size\":\"128Mi\"}}").await;
     let status = eventually_in(PATIENCE, "the claims ask for more, and their volumes are waited for", async || {
         let status = arena.status("demo").await?;
-        let says = "data-demo-leader-0 has 64Mi of the 128Mi asked for";
+        let says = "data-demo-follower-0 has 64Mi of the 128Mi asked for";
         let waits = |c: &Condition| c.reason == "GrowingVolumes" && c.message.starts_with(says);
         if status.conditions.iter().any(waits) { Ok(status) } else { Err(format!("{:?}", status.conditions)) }
     })
@@ -166,8 +170,6 @@ async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
     clients.more(20).await;
     clients.judged().await;
     arena.told("demo", &["GrowingVolumes", "VolumeGrown", "Settled"]).await;
-    let classes: Api<StorageClass> = Api::all(arena.client.0.clone());
-    classes.delete(&class, &DeleteParams::default()).await.expect("a deletion");
     arena.end().await;
 }
 
