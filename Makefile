@@ -107,7 +107,7 @@ nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 f
 	$(MAKE) --no-print-directory sim-table SEEDS=300
 	QUORATE_NIGHTLY=1 cargo test --release -p quorate-tests --test faults -- --test-threads=1 --nocapture
 	$(MAKE) --no-print-directory porcupine
-	./scripts/kubernetes/test cluster --if-possible
+	PROFILE=release ./scripts/kubernetes/test cluster --if-possible
 
 porcupine: ## Compare the checker of histories with porcupine, on many generated and on recorded histories; nightly
 	cargo build --bin quorate

@@ -19,14 +19,14 @@ use crate::crd::KVCluster;
 use crate::names::{self, Set};
 use crate::node::{Credentials, NodeError, Nodes};
 use crate::observe::Observed;
-use crate::plan::Step;
+use crate::plan::{Growth, Step};
 use crate::validate::Wanted;
 
 /// What could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or did not answer.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", plain(error))]
     Api {
         /// What was tried.
         what: String,
@@ -47,6 +47,14 @@ pub enum ApplyError {
     /// Somebody emptied the Secret.
     #[error("Secret {0} has no {key}: delete it, and the pods after it", key = names::TOKEN_KEY)]
     NoToken(String),
+}
+
+/// What the API server says, without what the library adds for programmers: a person reads it in a condition.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Turns an answer of the API server into an error that says what was tried.
@@ -200,16 +208,20 @@ pub async fn step(
             let params = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
             ignore_missing(api.delete(pod, &params).await.map(drop)).map_err(failed(format!("deletion of pod {pod}")))
         }
-        Step::GrowClaim { claim, size } => {
-            let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-            let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-            api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch))
-                .await
-                .map(drop)
-                .map_err(failed(format!("growth of volume claim {claim}")))
-        }
         Step::RecreateSet { set } => recreate(client, wanted, *set).await,
     }
+}
+
+/// Asks for a larger volume.
+///
+/// # Errors
+/// When it was refused, as by a storage class whose volumes cannot grow.
+pub async fn grow(client: &Client, wanted: &Wanted, growth: &Growth) -> Result<(), ApplyError> {
+    let Growth { claim, size } = growth;
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &wanted.namespace);
+    let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    let done = api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop);
+    done.map_err(failed(format!("growth of volume claim {claim}")))
 }
 
 /// Deletes a StatefulSet and leaves its pods; the next pass applies it anew, and it adopts them.
@@ -218,4 +230,16 @@ async fn recreate(client: &Client, wanted: &Wanted, set: Set) -> Result<(), Appl
     let api: Api<StatefulSet> = Api::namespaced(client.clone(), &wanted.namespace);
     ignore_missing(api.delete(&name, &DeleteParams::orphan()).await.map(drop))
         .map_err(failed(format!("StatefulSet {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_api_servers_words_alone() {
+        let status = kube::core::Status::failure("the quota is used up", "Forbidden").with_code(403);
+        let error = failed("growth of volume claim data-demo-leader-0")(kube::Error::Api(Box::new(status)));
+        assert_eq!(error.to_string(), "growth of volume claim data-demo-leader-0: the quota is used up");
+    }
 }

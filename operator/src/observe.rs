@@ -70,12 +70,16 @@ pub struct SetSeen {
 }
 
 /// A volume claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimSeen {
     /// Its name.
     pub name: String,
     /// The size asked for.
     pub size: String,
+    /// The size of its volume; empty until it has one.
+    pub capacity: String,
+    /// What Kubernetes says of a change of its size.
+    pub said: Option<String>,
     /// Whether it is being deleted.
     pub terminating: bool,
 }
@@ -219,9 +223,16 @@ fn set_seen(set: &StatefulSet, cluster: &str) -> Option<SetSeen> {
 }
 
 fn claim_seen(claim: &PersistentVolumeClaim) -> ClaimSeen {
+    let status = claim.status.as_ref();
+    let capacity = status.and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage"));
+    let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let said = conditions.iter().filter(|c| c.status == "True").map(|c| sentence(Some(&c.type_), c.message.as_deref()));
+    let said: Vec<String> = said.collect();
     ClaimSeen {
         name: claim.name_any(),
         size: storage_request(claim),
+        capacity: capacity.map(|q| q.0.clone()).unwrap_or_default(),
+        said: (!said.is_empty()).then(|| said.join("; ")),
         terminating: claim.metadata.deletion_timestamp.is_some(),
     }
 }

@@ -11,7 +11,7 @@ mod rollout;
 mod tests;
 mod volumes;
 
-pub use rollout::must_stay;
+pub use rollout::{all_new, must_stay};
 
 use quorate_api::{ConfigChange, Membership};
 
@@ -25,6 +25,9 @@ use crate::validate::Wanted;
 pub struct Plan {
     /// How many pods the StatefulSets are to have.
     pub pods: Pods,
+    /// A volume that grows now. Beside the step and not one itself: a volume that cannot grow must not hold up everything else for good, since what was asked
+    /// for cannot be taken back.
+    pub growth: Option<Growth>,
     /// What is done to the running cluster now, if anything.
     pub step: Option<Step>,
     /// What is under way, or that all is as wanted.
@@ -49,6 +52,15 @@ impl Pods {
             Set::Follower => self.follower,
         }
     }
+}
+
+/// A volume claim and the size that it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Which.
+    pub claim: String,
+    /// To this size.
+    pub size: String,
 }
 
 /// One thing done to the running cluster.
@@ -88,13 +100,6 @@ pub enum Step {
         uid: String,
         /// For the Event.
         why: String,
-    },
-    /// A volume claim grows.
-    GrowClaim {
-        /// Which.
-        claim: String,
-        /// To this size.
-        size: String,
     },
     /// A StatefulSet goes and comes back with larger claims; its pods stay.
     RecreateSet {
@@ -208,9 +213,10 @@ fn waiting(phase: Phase, message: impl Into<String>) -> Part {
 #[must_use]
 pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Plan {
     let pods = pods(wanted, seen, recorded);
-    let part = resting(wanted, seen)
-        .or_else(|| wrong_data(wanted, seen, recorded))
-        .or_else(|| volumes::part(wanted, seen))
+    let held = resting(wanted, seen).or_else(|| wrong_data(wanted, seen, recorded));
+    let growth = if held.is_none() { volumes::growth(wanted, seen) } else { None };
+    let part = held
+        .or_else(|| volumes::sets(wanted, seen))
         .or_else(|| forming(wanted, seen, recorded))
         .or_else(|| without_leader(wanted, seen, recorded))
         .or_else(|| members::part(wanted, seen))
@@ -218,10 +224,11 @@ pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pla
         .or_else(|| rollout::part(wanted, seen))
         .or_else(|| missing_pods(wanted, seen, recorded))
         .or_else(|| leadership_home(wanted, seen, recorded))
-        .or_else(|| unnoticed(seen));
+        .or_else(|| unnoticed(seen))
+        .or_else(|| volumes::unfinished(wanted, seen));
     let settled = || (None, Progress { phase: Phase::Settled, message: "all is as wanted".to_owned() });
     let (step, progress) = part.unwrap_or_else(settled);
-    Plan { pods, step, progress }
+    Plan { pods, growth, step, progress }
 }
 
 /// A change of a StatefulSet that its controller has yet to see: until then nobody can say which pods it concerns, so all is not as wanted yet.
@@ -247,7 +254,10 @@ fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
         return Pods { leader: 0, follower: 0 };
     }
     let followers = wanted.replicas() - 1;
-    let current = seen.set(Set::Follower).map_or(0, |s| s.replicas);
+    // While the set is being made anew its pods run on, and what comes back must not take those away that the cluster still counts on.
+    let running =
+        || seen.pods.iter().filter_map(|p| names::follower_ordinal(&wanted.name, &p.name)).map(|i| i + 1).max();
+    let current = seen.set(Set::Follower).map_or_else(|| running().unwrap_or(0), |s| s.replicas);
     let unformed = recorded.cluster_id.is_none() && seen.formed_id().is_none();
     let follower = match seen.led() {
         _ if current <= followers || unformed => followers,

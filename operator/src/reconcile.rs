@@ -125,16 +125,15 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
         record_formation(cluster, context, &wanted, &seen, &before).await.map_err(failed("recording the identity"))?;
     let mut plan = plan(&wanted, &seen, &recorded);
     let acted = act(context, &wanted, &seen, &recorded, &plan, cluster).await;
-    if matches!(acted, Ok(false)) && plan.progress.phase == Phase::Settled {
+    if acted.unnoticed && matches!(plan.progress.phase, Phase::Settled | Phase::GrowingVolumes) {
         // Planned on StatefulSets that this pass has changed.
         plan.progress = plan::taking_over();
     }
-    let trouble = acted.err();
-    if let Some(trouble) = &trouble {
+    if let Some(trouble) = &acted.trouble {
         context.metrics.trouble();
         tracing::warn!(cluster = name, error = %trouble, "a part of a pass failed; it is tried again");
     }
-    let text = trouble.as_ref().filter(|t| lasting(t)).map(ToString::to_string);
+    let text = acted.trouble.as_ref().filter(|t| lasting(t)).map(ToString::to_string);
     let pass = Pass {
         wanted: &wanted,
         generation: cluster.metadata.generation,
@@ -145,8 +144,7 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     let after = status::status(&pass, &recorded, &now());
     context.watched.watch(cluster, &seen);
     tell(cluster, context, &before, after).await?;
-    let stepped = plan.step.is_some() && trouble.is_none();
-    context.metrics.passed(&name, plan.progress.phase, cluster.metadata.generation, stepped);
+    context.metrics.passed(&name, plan.progress.phase, cluster.metadata.generation, acted.stepped);
     let again = if plan.step.is_some() || plan.progress.phase.is_progressing() {
         BUSY
     } else if plan.progress.phase.rests() {
@@ -154,7 +152,7 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     } else {
         WAITING
     };
-    Ok(Outcome { again, troubled: trouble.is_some() })
+    Ok(Outcome { again, troubled: acted.trouble.is_some() && !acted.stepped })
 }
 
 /// Whether an error is worth a person's attention: not one of a leader that changed on the way or of two writers that met, which the next pass gets over.
@@ -188,7 +186,18 @@ async fn record_formation(
     Ok(recorded)
 }
 
-/// Brings the objects about and takes the step. Whether Kubernetes has taken over what the objects say.
+/// What came of a plan.
+#[derive(Debug, Default)]
+struct Acted {
+    /// Kubernetes has yet to take over what the StatefulSets say.
+    unnoticed: bool,
+    /// A step was taken, or a volume asked to grow.
+    stepped: bool,
+    /// What could not be done.
+    trouble: Option<ApplyError>,
+}
+
+/// Brings the objects about and takes the step.
 async fn act(
     context: &Context,
     wanted: &Wanted,
@@ -196,21 +205,51 @@ async fn act(
     recorded: &KVClusterStatus,
     plan: &Plan,
     cluster: &KVCluster,
-) -> Result<bool, ApplyError> {
+) -> Acted {
+    let mut acted = Acted::default();
+    if let Err(error) = carry_out(context, wanted, seen, recorded, plan, cluster, &mut acted).await {
+        acted.trouble = Some(error);
+    }
+    acted
+}
+
+async fn carry_out(
+    context: &Context,
+    wanted: &Wanted,
+    seen: &Observed,
+    recorded: &KVClusterStatus,
+    plan: &Plan,
+    cluster: &KVCluster,
+    acted: &mut Acted,
+) -> Result<(), ApplyError> {
     // Where clients find the leader is kept right even while paused: it follows what the nodes did, and changes nothing of theirs.
     apply::label_leader(&context.client, wanted, seen).await?;
     if plan.progress.phase == Phase::Paused {
-        return Ok(true);
+        return Ok(());
     }
     let who = apply::credentials(&context.client, wanted).await?;
-    let noticed = apply::apply(&context.client, wanted, &build::objects(wanted, plan.pods, recorded, seen)).await?;
-    let Some(step) = &plan.step else { return Ok(noticed) };
+    let objects = build::objects(wanted, plan.pods, recorded, seen);
+    acted.unnoticed = !apply::apply(&context.client, wanted, &objects).await?;
+    if let Some(growth) = &plan.growth {
+        tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?growth, "asking for a larger volume");
+        match apply::grow(&context.client, wanted, growth).await {
+            Ok(()) => {
+                acted.stepped = true;
+                let note = format!("{} was asked to grow to {}", growth.claim, growth.size);
+                publish(cluster, context, &Happened { warning: false, reason: "VolumeGrown".to_owned(), note }).await;
+            }
+            // Whatever else there is to do goes on.
+            Err(error) => acted.trouble = Some(error),
+        }
+    }
+    let Some(step) = &plan.step else { return Ok(()) };
     tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?step, "taking a step");
     apply::step(&context.client, &context.nodes, &who, wanted, seen, step).await?;
+    acted.stepped = true;
     if let Some(happened) = of_step(step) {
         publish(cluster, context, &happened).await;
     }
-    Ok(noticed)
+    Ok(())
 }
 
 /// A step that was taken, as an Event. What a change of the configuration leads to, the status tells.
@@ -221,7 +260,6 @@ fn of_step(step: &Step) -> Option<Happened> {
         Step::Campaign { on } => ("FailoverByHand", format!("{on} was told to lead")),
         Step::ForgetTransfer { why } => ("TransferDone", why.clone()),
         Step::DeletePod { pod, why, .. } => ("PodReplaced", format!("{pod} was deleted to be made anew: {why}")),
-        Step::GrowClaim { claim, size } => ("VolumeGrown", format!("{claim} was asked to grow to {size}")),
         Step::RecreateSet { .. } => return None,
     };
     Some(Happened { warning: false, reason: reason.to_owned(), note })

@@ -14,7 +14,7 @@ use quorate_api::{MemberStatus, Status};
 use crate::crd::{Formation, KVClusterStatus, Member, Tolerates};
 use crate::names;
 use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync};
-use crate::plan::{Phase, Progress};
+use crate::plan::{self, Phase, Progress};
 use crate::validate::Wanted;
 
 /// Longest message of a condition: an Event repeats it, and may have 1 kB.
@@ -92,7 +92,7 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
         leader: led.map(|s| s.node.name.clone()),
         term: best_informed(seen).map(|s| i64::try_from(s.term).unwrap_or(i64::MAX)).or(before.term),
         tolerates: led.and_then(tolerates),
-        image: if pass.progress.phase == Phase::Settled { Some(wanted.image.clone()) } else { before.image.clone() },
+        image: if is_rolled_out(pass) { Some(wanted.image.clone()) } else { before.image.clone() },
         conditions: Vec::new(),
     };
     if wanted.spec.hibernated && seen.pods.is_empty() {
@@ -109,6 +109,15 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
     .map(|(kind, told)| condition(kind, told, pass.generation, &before.conditions, now))
     .collect();
     status
+}
+
+/// Whether every pod runs the present template. Volumes may still grow then, and some never do.
+fn is_rolled_out(pass: &Pass<'_>) -> bool {
+    match pass.progress.phase {
+        Phase::Settled => true,
+        Phase::GrowingVolumes => plan::all_new(pass.wanted, pass.seen),
+        _ => false,
+    }
 }
 
 /// The status of a KVCluster that asks for what cannot be, or whose objects could not be read.
@@ -269,7 +278,8 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     if leader.disk_full {
         return (Value::True, "DiskFull", format!("the volume of {} is nearly full", leader.node.name));
     }
-    if phase.is_progressing() && phase != Phase::Starting {
+    // A volume grows under its pod, and may take long.
+    if phase.is_progressing() && !matches!(phase, Phase::Starting | Phase::GrowingVolumes) {
         return (Value::False, "Changing", String::new());
     }
     let away: Vec<&str> = leader.members.iter().filter(|m| !in_sync(m)).map(|m| m.name.as_str()).collect();

@@ -23,6 +23,13 @@ pub(super) fn is_outdated(wanted: &Wanted, seen: &Observed, pod: &PodSeen) -> bo
     latest.is_some_and(|latest| pod.revision.as_ref().is_some_and(|revision| revision != latest))
 }
 
+/// Whether every pod that is wanted is there, made from the template of its StatefulSet.
+#[must_use]
+pub fn all_new(wanted: &Wanted, seen: &Observed) -> bool {
+    let known = Set::ALL.iter().all(|set| seen.set(*set).is_some_and(|s| s.update_revision.is_some()));
+    known && wanted.pods().iter().all(|name| seen.pod(name).is_some_and(|pod| !is_outdated(wanted, seen, pod)))
+}
+
 /// Outdated pods whose nodes are dead are made anew whatever the state of the others: what fails to start may start from the new template.
 pub(super) fn repair(wanted: &Wanted, seen: &Observed) -> Part {
     let dead =

@@ -3,7 +3,7 @@
 use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, Status, Tolerates};
 use serde_json::json;
 
-use super::{Phase, Plan, Step, plan};
+use super::{Growth, Phase, Plan, Step, plan};
 use crate::crd::{KVCluster, KVClusterStatus};
 use crate::names::{self, Set};
 use crate::observe::{ClaimSeen, Observed, PodSeen, SetSeen};
@@ -373,17 +373,52 @@ fn a_manual_policy_prefers_nobody() {
 }
 
 #[test]
-fn volumes_grow_claim_by_claim_and_then_the_sets_are_made_anew() {
+fn volumes_grow_claim_by_claim_and_then_the_sets_are_made_anew_and_then_the_volumes_are_waited_for() {
     let spec = || json!({"replicas": 3, "storage": {"size": "2Gi"}});
     let mut seen = healthy(3, 2, "demo-leader-0");
-    let claim = |name: &str, size: &str| ClaimSeen { name: name.into(), size: size.into(), terminating: false };
     seen.claims = vec![claim("data-demo-leader-0", "2Gi"), claim("data-demo-follower-0", "1Gi"), claim("mine", "1Gi")];
     let plan = decide(spec(), &seen);
-    assert_eq!(plan.step, Some(Step::GrowClaim { claim: "data-demo-follower-0".into(), size: "2Gi".into() }));
+    assert_eq!(plan.growth, Some(Growth { claim: "data-demo-follower-0".into(), size: "2Gi".into() }));
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::GrowingVolumes));
     seen.claims[1].size = "2048Mi".into();
-    assert_eq!(decide(spec(), &seen).step, Some(Step::RecreateSet { set: Set::Leader }));
+    let plan = decide(spec(), &seen);
+    assert_eq!((plan.growth, plan.step), (None, Some(Step::RecreateSet { set: Set::Leader })));
     seen.sets.iter_mut().for_each(|s| s.claim_size = "2Gi".into());
-    assert_eq!(decide(spec(), &seen).step, None);
+
+    seen.claims[1].said = Some("FileSystemResizePending".into());
+    let plan = decide(spec(), &seen);
+    assert_eq!((plan.growth, plan.step, plan.progress.phase), (None, None, Phase::GrowingVolumes));
+    assert_eq!(plan.progress.message, "data-demo-follower-0 has 1Gi of the 2Gi asked for (FileSystemResizePending)");
+    seen.claims[1].capacity = "3Gi".into();
+    // Nobody uses it, so it cannot grow.
+    seen.claims.push(ClaimSeen { size: "2Gi".into(), ..claim("data-demo-follower-7", "1Gi") });
+    assert_eq!(decide(spec(), &seen).progress.phase, Phase::Settled);
+}
+
+#[test]
+fn a_volume_that_does_not_grow_holds_nothing_else_up() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    seen.claims = vec![claim("data-demo-leader-0", "1Gi")];
+    pod(&mut seen, "demo-follower-1").revision = Some("old".into());
+    let plan = decide(json!({"replicas": 3, "storage": {"size": "2Gi"}}), &seen);
+    assert!(plan.growth.is_some(), "{plan:?}");
+    assert!(matches!(&plan.step, Some(Step::DeletePod { pod, .. }) if pod == "demo-follower-1"), "{plan:?}");
+    let plan = decide(json!({"replicas": 3, "paused": true, "storage": {"size": "2Gi"}}), &seen);
+    assert_eq!((plan.growth, plan.step), (None, None), "a pause is a pause");
+}
+
+#[test]
+fn a_set_that_is_made_anew_comes_back_with_all_pods_that_the_cluster_counts_on() {
+    let mut seen = healthy(5, 3, "demo-leader-0");
+    seen.sets.retain(|set| set.set == Set::Leader);
+    seen.leaving = vec![Set::Follower];
+    assert_eq!(decide(json!({"replicas": 3}), &seen).pods.follower, 4);
+    seen.leaving.clear();
+    assert_eq!(decide(json!({"replicas": 3}), &seen).pods.follower, 4);
+}
+
+fn claim(name: &str, size: &str) -> ClaimSeen {
+    ClaimSeen { name: name.into(), size: size.into(), capacity: size.into(), ..ClaimSeen::default() }
 }
 
 #[test]

@@ -1,31 +1,59 @@
-//! Volumes that grow: first every claim, then the StatefulSet, whose claim template cannot be changed: it goes, its pods stay, and it comes back.
+//! Volumes that grow: first every claim, then the StatefulSet, whose claim template cannot be changed: it goes, its pods stay, and it comes back. It is over when
+//! the volumes of all pods have the size: Kubernetes takes the wish for one at once, and what comes of it is between the storage class and the machine.
 
 use quorum::quorum::VOTERS_MAX;
 
-use super::{Part, Phase, Step, doing, waiting};
+use super::{Growth, Part, Phase, Step, doing, waiting};
 use crate::names::{self, Set};
 use crate::observe::Observed;
 use crate::validate::Wanted;
 
-pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
-    let size = &wanted.spec.storage.size;
-    let bytes = bytes(size)?;
+/// Whether this is less than the spec asks for. What cannot be read is not.
+fn small(wanted: &Wanted, text: &str) -> bool {
+    bytes(&wanted.spec.storage.size).is_some_and(|asked| bytes(text).is_some_and(|b| b < asked))
+}
+
+/// The volume claim of a pod.
+fn claim_of(pod: &str) -> String {
+    format!("data-{pod}")
+}
+
+/// The next claim that is to grow, those that a smaller number of replicas left behind among them.
+pub(super) fn growth(wanted: &Wanted, seen: &Observed) -> Option<Growth> {
     let all = i32::try_from(VOTERS_MAX).unwrap_or(i32::MAX);
-    let ours = |claim: &str| names::pods(&wanted.name, all).any(|pod| claim == format!("data-{pod}"));
-    let small = |text: &str| self::bytes(text).is_some_and(|b| b < bytes);
-    if let Some(claim) = seen.claims.iter().find(|c| !c.terminating && ours(&c.name) && small(&c.size)) {
-        let step = Step::GrowClaim { claim: claim.name.clone(), size: size.clone() };
-        return doing(Phase::GrowingVolumes, step, format!("{} grows from {} to {size}", claim.name, claim.size));
-    }
+    let ours = |claim: &str| names::pods(&wanted.name, all).any(|pod| claim == claim_of(&pod));
+    let claim = seen.claims.iter().find(|c| !c.terminating && ours(&c.name) && small(wanted, &c.size))?;
+    Some(Growth { claim: claim.name.clone(), size: wanted.spec.storage.size.clone() })
+}
+
+/// StatefulSets whose claim template is to follow, once every claim was asked to grow.
+pub(super) fn sets(wanted: &Wanted, seen: &Observed) -> Part {
     if let Some(set) = seen.leaving.first() {
         return waiting(
             Phase::GrowingVolumes,
             format!("{} goes, to be made anew; its pods stay", set.name(&wanted.name)),
         );
     }
-    let set = Set::ALL.into_iter().find(|s| seen.set(*s).is_some_and(|s| small(&s.claim_size)))?;
+    if growth(wanted, seen).is_some() {
+        return None;
+    }
+    let set = Set::ALL.into_iter().find(|s| seen.set(*s).is_some_and(|s| small(wanted, &s.claim_size)))?;
+    let size = &wanted.spec.storage.size;
     let message = format!("{} is made anew for volumes of {size}; its pods stay", set.name(&wanted.name));
     doing(Phase::GrowingVolumes, Step::RecreateSet { set }, message)
+}
+
+/// A volume in use that does not have its size yet. Those that nobody uses are not waited for: many kinds of volume grow only while they are mounted.
+pub(super) fn unfinished(wanted: &Wanted, seen: &Observed) -> Part {
+    let size = &wanted.spec.storage.size;
+    let names: Vec<String> = wanted.pods().iter().map(|pod| claim_of(pod)).collect();
+    let mut claims = seen.claims.iter().filter(|c| !c.terminating && names.contains(&c.name));
+    let claim = claims.find(|c| small(wanted, &c.size) || small(wanted, &c.capacity))?;
+    if small(wanted, &claim.size) {
+        return waiting(Phase::GrowingVolumes, format!("{} grows from {} to {size}", claim.name, claim.size));
+    }
+    let said = claim.said.as_deref().map(|s| format!(" ({s})")).unwrap_or_default();
+    waiting(Phase::GrowingVolumes, format!("{} has {} of the {size} asked for{said}", claim.name, claim.capacity))
 }
 
 /// A quantity in bytes, rounded up. Kubernetes writes back what it was given or an equal amount in another unit, so texts cannot be compared.

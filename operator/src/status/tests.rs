@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{Pass, events, refused, status};
 use crate::crd::{KVCluster, KVClusterStatus};
-use crate::observe::{Observed, PodSeen};
+use crate::names::Set;
+use crate::observe::{Observed, PodSeen, SetSeen};
 use crate::plan::{Phase, Progress};
 use crate::validate::{Wanted, validate};
 
@@ -202,6 +203,20 @@ fn a_change_under_way_is_progress_and_no_trouble() {
     assert_told(&status, "Degraded", "False", "Changing");
     let member = status.members.iter().find(|m| m.pod == "demo-follower-1").expect("a member");
     assert_eq!((member.state.as_str(), member.lag), ("CatchingUp", Some(8_192)));
+}
+
+#[test]
+fn volumes_that_grow_hide_neither_trouble_nor_what_runs() {
+    let mut seen = three(5_000, true);
+    let set = |set| SetSeen { set, replicas: 1, update_revision: Some("new".into()), claim_size: String::new() };
+    seen.sets = vec![set(Set::Leader), set(Set::Follower)];
+    seen.pods.iter_mut().for_each(|pod| pod.revision = Some("new".into()));
+    let spec = || json!({"image": "quorate:next"});
+    let status = told(&seen, Phase::GrowingVolumes, spec(), &KVClusterStatus::default(), 1);
+    assert_told(&status, "Degraded", "True", "MembersAway");
+    assert_eq!(status.image.as_deref(), Some("quorate:next"));
+    seen.pods[0].revision = Some("old".into());
+    assert_eq!(told(&seen, Phase::GrowingVolumes, spec(), &KVClusterStatus::default(), 1).image, None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use quorate_operator::crd::KVClusterStatus;
 use quorate_operator::names;
 use serde_json::json;
 
@@ -265,7 +266,9 @@ async fn a_cluster_that_lost_all_its_volumes_is_reported_and_never_formed_anew()
 #[tokio::test(flavor = "multi_thread")]
 async fn under_a_manual_policy_a_person_names_the_next_leader() {
     let world = World::new("manual").await;
-    world.create("demo", json!({"replicas": 3, "failover": "Manual"})).await;
+    // Patient: a leader that loses its turn on a busy machine would be gone until somebody names the next.
+    let patient = json!({"heartbeat": "200ms", "timeout": "2s-3s"});
+    world.create("demo", json!({"replicas": 3, "failover": "Manual", "election": patient})).await;
     world.settled("demo").await;
     world.write("demo-leader-0", "k", "v").await;
     world.machine.hold("demo-leader-0");
@@ -339,8 +342,8 @@ async fn volumes_grow_without_a_pod_being_touched() {
         .await;
     world.settled("demo").await;
     let before = uids(&world).await;
+    world.machine.volumes_grow(false);
     world.patch("demo", json!({"spec": {"storage": {"size": "2Gi"}}})).await;
-    world.until("demo", "it has begun", |s| reason(s, "Progressing") != "Forming").await;
     let claims: Api<PersistentVolumeClaim> = world.api();
     let sets: Api<StatefulSet> = world.api();
     until("claims and templates ask for more", || async {
@@ -354,9 +357,34 @@ async fn volumes_grow_without_a_pod_being_touched() {
         (all.len() == 5 && all.iter().all(|s| s.as_deref() == Some("2Gi"))).then_some(())
     })
     .await;
+    let says = "data-demo-follower-0 has 1Gi of the 2Gi asked for";
+    let waits = |s: &KVClusterStatus| s.conditions.iter().any(|c| c.reason == "GrowingVolumes" && c.message == says);
+    let status = world.until("demo", "what has not grown is waited for", waits).await;
+    assert!(is(&status, "Available", "True") && is(&status, "Degraded", "False"), "{status:#?}");
+    world.machine.volumes_grow(true);
     world.settled("demo").await;
     assert_eq!(uids(&world).await, before);
     assert!(world.events("demo").await.iter().any(|e| e == "VolumeGrown"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_that_cannot_grow_are_told_and_hold_up_no_other_change() {
+    let world = World::new("rigid").await;
+    world.create("demo", json!({"replicas": 3})).await;
+    world.settled("demo").await;
+    world.patch("demo", json!({"spec": {"storage": {"size": "2Gi"}}})).await;
+    let status = world.until("demo", "the refusal is told", |s| reason(s, "Degraded") == "Trouble").await;
+    let degraded = status.conditions.iter().find(|c| c.type_ == "Degraded").expect("a condition");
+    let says = "growth of volume claim data-demo-follower-0: persistentvolumeclaims \"data-demo-follower-0\" is forbidden: only dynamically";
+    assert!(degraded.message.starts_with(says) && !degraded.message.contains("Status {"), "{degraded:?}");
+
+    world.patch("demo", json!({"spec": {"image": "quorate:next", "replicas": 4, "writeQuorum": 3}})).await;
+    let status = world
+        .until("demo", "everything else is as wanted", |s| {
+            s.image.as_deref() == Some("quorate:next") && s.write_quorum == Some(3) && s.ready_replicas == 4
+        })
+        .await;
+    assert_eq!(reason(&status, "Degraded"), "Trouble", "it is still told: {status:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ struct Shared {
     running: Mutex<HashMap<String, Running>>,
     /// Pods that are not started, as if their machine were gone.
     held: Mutex<HashSet<String>>,
+    /// Volumes stay as they are, whatever is asked of them.
+    rigid: AtomicBool,
     starts: AtomicU32,
 }
 
@@ -94,6 +96,7 @@ impl Machine {
             network,
             running: Mutex::default(),
             held: Mutex::default(),
+            rigid: AtomicBool::new(false),
             starts: AtomicU32::new(0),
         });
         let task = tokio::spawn(Arc::clone(&shared).run());
@@ -117,6 +120,11 @@ impl Machine {
 
     pub(crate) fn release(&self, pod: &str) {
         self.shared.held.lock().unwrap().remove(pod);
+    }
+
+    /// Whether volumes that are asked to grow do so, as they do from the start.
+    pub(crate) fn volumes_grow(&self, grow: bool) {
+        self.shared.rigid.store(!grow, Ordering::Relaxed);
     }
 
     /// Empties a pod's volume, the process being killed first.
@@ -160,7 +168,8 @@ impl Shared {
         let _ = leases.patch(NAME, &PatchParams::apply("machine").force(), &Patch::Apply(lease)).await;
     }
 
-    /// A volume for every claim that waits for one. The folders are [`Shared::keep_running`]'s; this is for the API server, which lets only bound claims grow.
+    /// A volume for every claim that waits for one, of the size asked for then and later. The folders are [`Shared::keep_running`]'s; this is for the API server, which
+    /// lets only bound claims grow.
     async fn provide_volumes(&self) {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.namespace);
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
@@ -169,15 +178,27 @@ impl Shared {
             |c: &&PersistentVolumeClaim| c.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Pending"));
         for claim in list.items.iter().filter(pending) {
             let spec = claim.spec.clone().unwrap_or_default();
+            let asked = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
             let volume = json!({
                 "metadata": {"name": format!("pv-{}", claim.uid().unwrap_or_default())},
                 "spec": {
-                    "capacity": {"storage": "1Ti"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/nowhere"},
+                    "capacity": asked, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/nowhere"},
                     "storageClassName": spec.storage_class_name.unwrap_or_default(),
                     "claimRef": {"namespace": self.namespace, "name": claim.name_any(), "uid": claim.uid()},
                 },
             });
             let _ = volumes.create(&PostParams::default(), &serde_json::from_value(volume).expect("a volume")).await;
+        }
+        if self.rigid.load(Ordering::Relaxed) {
+            return;
+        }
+        for claim in &list.items {
+            let asked = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get("storage"));
+            let has = claim.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
+            if has.is_some() && asked != has {
+                let status = json!({"status": {"capacity": {"storage": asked}}});
+                let _ = claims.patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await;
+            }
         }
     }
 

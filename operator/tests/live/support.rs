@@ -262,10 +262,10 @@ impl Rights {
         .await
     }
 
-    /// What the operators logged of refusals: the API server's for lack of a right.
+    /// What the operators logged of refusals for lack of a right; what nobody may do is forbidden in other words.
     pub(crate) fn forbidden(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.folder.path().join("operator.log")).unwrap_or_default();
-        log.lines().filter(|l| l.contains("forbidden") || l.contains("Forbidden")).map(str::to_owned).collect()
+        log.lines().filter(|l| l.contains("forbidden: User")).map(str::to_owned).collect()
     }
 }
 

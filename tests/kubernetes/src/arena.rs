@@ -2,8 +2,9 @@
 //!
 //! A test that failed tells what there was, and leaves nothing behind either, unless `KEEP=1` asks for the namespace to be looked at.
 
+use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::events::v1::Event;
@@ -40,6 +41,7 @@ pub struct Arena {
     pub namespace: String,
     /// The Kubernetes API.
     pub client: ClientBox,
+    begun: Instant,
     ended: bool,
 }
 
@@ -81,7 +83,7 @@ impl Arena {
         }));
         let made = namespaces.create(&PostParams::default(), &wanted.expect("a namespace")).await;
         let namespace = made.unwrap_or_else(|e| panic!("no namespace can be made: {e}")).name_any();
-        Arena { namespace, client: ClientBox(client), ended: false }
+        Arena { namespace, client: ClientBox(client), begun: Instant::now(), ended: false }
     }
 
     /// As [`Arena::new`], and in it the cluster `demo` of README, at rest.
@@ -205,23 +207,51 @@ impl Arena {
         (found.uid().unwrap_or_default(), machine.unwrap_or_else(|| panic!("{pod} runs nowhere")))
     }
 
-    /// The reasons of the Events about a KVCluster, each once.
+    /// Waits until there are Events of these reasons about a KVCluster: each is written after what it tells of, the status among it.
+    pub async fn told(&self, cluster: &str, reasons: &[&str]) {
+        let events: Api<Event> = Api::namespaced(self.client.0.clone(), &self.namespace);
+        eventually_in(PATIENCE, &format!("Events tell of {reasons:?}"), async || {
+            let events = events.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
+            let about = |e: &Event| e.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(cluster));
+            let told: BTreeSet<String> = events.into_iter().filter(about).filter_map(|e| e.reason).collect();
+            if reasons.iter().all(|reason| told.contains(*reason)) { Ok(()) } else { Err(format!("only of {told:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until the leader's label is on this pod alone.
+    pub async fn labelled(&self, leader: &str) {
+        eventually_in(PATIENCE, &format!("the label is on {leader} alone"), async || {
+            let of = ListParams::default().labels("quorate.dev/role=leader");
+            let labelled = self.pods().list(&of).await.map_err(|e| e.to_string())?.items;
+            let names: Vec<String> = labelled.iter().map(ResourceExt::name_any).collect();
+            if names == [leader] { Ok(()) } else { Err(format!("{names:?}")) }
+        })
+        .await;
+    }
+
+    /// The pod of the operator.
     ///
     /// # Errors
-    /// When the API server does not answer.
-    pub async fn events(&self, cluster: &str) -> Result<Vec<String>, String> {
-        let events: Api<Event> = Api::namespaced(self.client.0.clone(), &self.namespace);
-        let events = events.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
-        let about = |e: &Event| e.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(cluster));
-        let mut reasons: Vec<String> = events.into_iter().filter(about).filter_map(|e| e.reason).collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        Ok(reasons)
+    /// When there is none.
+    pub async fn operator(&self) -> Result<String, String> {
+        let of = ListParams::default().labels("app.kubernetes.io/name=quorate-operator");
+        let pods = self.pods().list(&of).await.map_err(|e| e.to_string())?.items;
+        pods.first().map(ResourceExt::name_any).ok_or_else(|| "no operator".to_owned())
     }
 
     /// Sends a request to a Service through the API server. The body that came back, if the status was one of success.
     pub async fn through(&self, service: &str, method: &str, path: &str, body: &str) -> Result<String, String> {
-        let uri = format!("/api/v1/namespaces/{}/services/{service}:http/proxy{path}", self.namespace);
+        self.proxied(&format!("services/{service}:http"), method, path, body).await
+    }
+
+    /// What a port of a pod has at a path; asked through the API server.
+    pub async fn says(&self, pod: &str, port: i32, path: &str) -> Result<String, String> {
+        self.proxied(&format!("pods/{pod}:{port}"), "GET", path, "").await
+    }
+
+    async fn proxied(&self, whom: &str, method: &str, path: &str, body: &str) -> Result<String, String> {
+        let uri = format!("/api/v1/namespaces/{}/{whom}/proxy{path}", self.namespace);
         let request = http::Request::builder().method(method).uri(uri).header("content-type", "text/plain");
         let request = request.body(body.as_bytes().to_vec()).map_err(|e| e.to_string())?;
         // The library asks again for as long as the answer is that nobody serves there.
@@ -231,20 +261,14 @@ impl Arena {
         }
     }
 
-    /// Removes the release and the namespace, and waits until nothing is left.
+    /// Removes the release, and sends the namespace after it. That takes Kubernetes half a minute, most of it spent waiting: scripts/kubernetes/test looks once, after
+    /// all tests, whether all of them are gone.
     pub async fn end(mut self) {
-        let _ = self.helm(&["uninstall", RELEASE, "--ignore-not-found"]).await;
+        self.helm(&["uninstall", RELEASE, "--ignore-not-found"]).await.good("helm uninstall");
         let namespaces: Api<Namespace> = Api::all(self.client.0.clone());
-        let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
-        eventually_in(PATIENCE, &format!("the namespace {} goes", self.namespace), async || {
-            match namespaces.get_opt(&self.namespace).await {
-                Ok(None) => Ok(()),
-                Ok(Some(_)) => Err("it is still there".to_owned()),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-        .await;
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.expect("a deletion");
         self.ended = true;
+        println!("{} took {:.0} s", self.namespace, self.begun.elapsed().as_secs_f64());
     }
 
     /// How many pods and claims there are of a KVCluster.

@@ -37,10 +37,7 @@ async fn writes_go_on_while_the_write_quorum_and_the_number_of_copies_change() {
     }
     assert_eq!(arena.leftovers("demo").await, Ok((3, 5)), "pods, and volumes, which are retained");
     clients.judged().await;
-    let events = arena.events("demo").await.unwrap();
-    for expected in ["ScalingUp", "ScalingDown", "WriteQuorumChanged", "ConfigurationChanged", "Settled"] {
-        assert!(events.iter().any(|e| e == expected), "no Event {expected} in {events:?}");
-    }
+    arena.told("demo", &["ScalingUp", "ScalingDown", "WriteQuorumChanged", "ConfigurationChanged", "Settled"]).await;
     arena.end().await;
 }
 
@@ -51,6 +48,13 @@ async fn writes_go_on_while_another_image_is_rolled_out() {
     let image = super::upgrade::next_image();
     let (started, from) = (Instant::now(), clients.clock());
     arena.patch("demo", &format!("{{\"image\":\"{image}\"}}")).await;
+    // Whoever looks meanwhile sees one pod away and not more.
+    eventually_in(PATIENCE, "the rollout is over", async || {
+        let status = arena.status("demo").await?;
+        assert!(status.ready_replicas >= 2, "{status:#?}");
+        if status.image.as_deref() == Some(&image) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
     super::upgrade::rolled(&arena, "demo", &image).await;
     println!("the full rollout of 3 pods: {:.1} s", started.elapsed().as_secs_f64());
     let to = clients.clock();
@@ -59,6 +63,7 @@ async fn writes_go_on_while_another_image_is_rolled_out() {
     println!("the longest time without a write meanwhile: {:.2} s", judged.silence(from, to).as_secs_f64());
     let status = arena.settled("demo").await;
     assert_eq!(status.leader.as_deref(), Some("demo-leader-0"), "leadership is back where it prefers to live");
+    arena.told("demo", &["RollingOut", "PodReplaced", "LeadershipTransferred", "LeaderChanged", "Settled"]).await;
     arena.end().await;
 }
 
@@ -77,5 +82,6 @@ async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
     let after = arena.settled("demo").await.cluster_id;
     assert_eq!(before, after, "it is the same cluster");
     assert_eq!(arena.through("demo", "GET", "/v1/kv/kept", "").await.as_deref(), Ok("asleep"));
+    arena.told("demo", &["Hibernated", "Waking", "Available", "Settled"]).await;
     arena.end().await;
 }

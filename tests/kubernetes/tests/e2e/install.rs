@@ -38,6 +38,7 @@ async fn four_lines_make_a_cluster_that_every_service_reaches() {
     let said = arena.kubectl(&["get", "kvc", "demo", "--no-headers"]).await.good("kubectl get kvc");
     let columns: Vec<&str> = said.split_whitespace().collect();
     assert_eq!(columns[..7], ["demo", "3", "3", "2", "demo-leader-0", "1", "True"], "kubectl get kvc: {said}");
+    arena.told("demo", &["Forming", "ClusterFormed", "LeaderChanged", "Available", "Settled"]).await;
     arena.end().await;
 }
 

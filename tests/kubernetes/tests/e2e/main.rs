@@ -5,6 +5,8 @@
 mod change;
 mod failover;
 mod install;
+mod paused;
+mod refused;
 mod seen;
 mod upgrade;
 mod volumes;

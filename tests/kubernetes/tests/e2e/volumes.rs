@@ -1,8 +1,10 @@
-//! Volumes: one that is lost, all that are lost, one that cannot grow, and those of clusters that go.
+//! Volumes: one that is lost, all that are lost, some that grow, one that cannot, and those of clusters that go.
 
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::Api;
-use kube::api::{DeleteParams, ListParams};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
 use quorate_kubernetes::{Arena, Clients};
 use quorate_tests::eventually_in;
@@ -74,14 +76,15 @@ async fn a_cluster_that_lost_all_its_volumes_is_reported_and_never_formed_anew()
     .await;
     assert!(is(&status, "Available", "False"), "{status:?}");
     assert_eq!(status.cluster_id, before, "the cluster that was is not forgotten");
+    arena.told("demo", &["DataLost"]).await;
     let write = arena.through("demo-peers", "PUT", "/v1/kv/new", "no").await;
     assert!(write.is_err(), "an empty cluster in its name took a write: {write:?}");
     arena.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_cannot_grow_is_reported_with_kubernetes_own_words_and_writes_go_on() {
-    let arena = Arena::with_demo("grow").await;
+async fn a_volume_that_cannot_grow_is_reported_with_kubernetes_own_words_and_everything_else_goes_on() {
+    let arena = Arena::with_demo("rigid").await;
     arena.patch("demo", "{\"storage\":{\"size\":\"2Gi\"}}").await;
     eventually_in(PATIENCE, "the refusal is reported", async || {
         let status = arena.status("demo").await?;
@@ -93,7 +96,80 @@ async fn a_volume_that_cannot_grow_is_reported_with_kubernetes_own_words_and_wri
     })
     .await;
     arena.through("demo", "PUT", "/v1/kv/still", "taken").await.expect("a write");
-    assert!(is(&arena.status("demo").await.unwrap(), "Available", "True"));
+    // What was asked for cannot be taken back, so it must not stand in the way of anything.
+    arena.patch("demo", "{\"replicas\":4,\"writeQuorum\":3}").await;
+    let status = eventually_in(PATIENCE, "the cluster grows by a copy", async || match arena.status("demo").await? {
+        status if status.ready_replicas == 4 && status.write_quorum == Some(3) => Ok(status),
+        status => Err(format!("{status:?}")),
+    })
+    .await;
+    assert!(is(&status, "Available", "True") && reason(&status, "Degraded") == "Trouble", "{status:?}");
+    arena.told("demo", &["Trouble", "ScalingUp"]).await;
+    arena.end().await;
+}
+
+/// A storage class like the default one, whose volumes may grow. The provisioner of kind makes volumes and cannot resize them: that part the test plays.
+async fn class_that_grows(arena: &Arena) -> StorageClass {
+    let classes: Api<StorageClass> = Api::all(arena.client.0.clone());
+    let default = |c: &StorageClass| {
+        c.annotations().get("storageclass.kubernetes.io/is-default-class").is_some_and(|value| value == "true")
+    };
+    let all = classes.list(&ListParams::default()).await.expect("storage classes").items;
+    let default = all.into_iter().find(default).expect("a storage class that is the default");
+    // It goes with the namespace.
+    let namespaces: Api<Namespace> = Api::all(arena.client.0.clone());
+    let owner = namespaces.get(&arena.namespace).await.expect("the namespace").controller_owner_ref(&());
+    let name = Some(arena.namespace.clone());
+    let metadata = ObjectMeta { name, owner_references: owner.map(|o| vec![o]), ..ObjectMeta::default() };
+    let class = StorageClass { metadata, allow_volume_expansion: Some(true), ..default };
+    classes.create(&PostParams::default(), &class).await.expect("a storage class")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
+    let arena = Arena::new("grow").await;
+    let class = class_that_grows(&arena).await.name_any();
+    let manifest = format!(
+        "apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: demo}}\nspec: {{storage: {{size: 64Mi, storageClassName: {class}}}}}\n"
+    );
+    arena.apply(&manifest).await.good("kubectl apply");
+    arena.settled("demo").await;
+    let of = ListParams::default().labels("quorate.dev/cluster=demo");
+    let pods = async || {
+        let pods = arena.pods().list(&of).await.expect("pods").items;
+        pods.iter().map(|p| (p.name_any(), p.uid())).collect::<Vec<_>>()
+    };
+    let before = pods().await;
+    let clients = Clients::start(&arena, "demo", 3).await;
+
+    arena.patch("demo", "{\"storage\":{\"size\":\"128Mi\"}}").await;
+    let status = eventually_in(PATIENCE, "the claims ask for more, and their volumes are waited for", async || {
+        let status = arena.status("demo").await?;
+        let says = "data-demo-follower-0 has 64Mi of the 128Mi asked for";
+        let waits = |c: &Condition| c.reason == "GrowingVolumes" && c.message.starts_with(says);
+        if status.conditions.iter().any(waits) { Ok(status) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
+    assert!(is(&status, "Available", "True") && is(&status, "Degraded", "False"), "{status:?}");
+
+    // What a resizer does once the volume has its size.
+    let grown = serde_json::json!({"status": {"capacity": {"storage": "128Mi"}}});
+    for claim in arena.claims().list(&of).await.expect("claims").items {
+        let asked = claim.spec.and_then(|s| s.resources?.requests?.remove("storage"));
+        assert_eq!(asked.map(|q| q.0).as_deref(), Some("128Mi"));
+        let name = claim.metadata.name.expect("a name");
+        let done = arena.claims().patch_status(&name, &PatchParams::default(), &Patch::Merge(&grown)).await;
+        done.expect("the claim's status");
+    }
+    arena.settled("demo").await;
+    assert_eq!(pods().await, before, "no pod was made anew");
+    for set in ["demo-leader", "demo-follower"] {
+        let template = "--output=jsonpath={.spec.volumeClaimTemplates[0].spec.resources.requests.storage}";
+        assert_eq!(arena.kubectl(&["get", "sts", set, template]).await.good("kubectl get sts"), "128Mi");
+    }
+    clients.more(20).await;
+    clients.judged().await;
+    arena.told("demo", &["GrowingVolumes", "VolumeGrown", "Settled"]).await;
     arena.end().await;
 }
 
