@@ -15,7 +15,7 @@ help: ## Show this list
 local: ## Start a leader and five followers on this machine
 	cargo run --release -- local
 
-test: ## Everything: format, lints, docs, unit tests, the model, the simulator, real processes, the page, the chart, the operator
+test: ## Everything: format, lints, docs, unit tests, the model, the simulator, real processes, the page, the chart, the operator, Kubernetes
 	@$(STAGE) setup ./scripts/setup
 	@$(STAGE) format $(MAKE) --no-print-directory format-check
 	@$(STAGE) lint $(MAKE) --no-print-directory lint
@@ -31,6 +31,7 @@ test: ## Everything: format, lints, docs, unit tests, the model, the simulator, 
 	@$(STAGE) operator $(MAKE) --no-print-directory operator
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 	@$(STAGE) traces $(MAKE) --no-print-directory traces
+	@$(STAGE) kubernetes ./scripts/kubernetes/test cluster --if-possible
 
 setup: ## Install what the tests need
 	./scripts/setup
@@ -100,7 +101,7 @@ faults: ## Clusters of real processes killed, paused, cut off, with failing disk
 	cargo test -p quorate-tests --test faults -- --test-threads=4 --nocapture
 
 # One at a time, optimized: what is measured (failovers) is then the product, not the neighbour.
-nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), porcupine, Kubernetes; hours
+nightly: ## The long versions of the tests under faults (some 1,300 faults, 60 failovers), porcupine, Kubernetes with the programs as they are shipped; hours
 	./scripts/setup
 	cargo build --release --bin quorate
 	$(MAKE) --no-print-directory sim SEEDS=30000
