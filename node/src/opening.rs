@@ -27,7 +27,7 @@ pub(crate) struct OnDisk {
 
 /// Why the disk could not be opened.
 enum Unopened {
-    /// The engine does not hold any more what was written to it.
+    /// The engine does not hold any more what it once had for certain.
     Damaged(String),
     Other(String),
 }
@@ -79,16 +79,7 @@ impl OnDisk {
             }
             opened => opened?,
         };
-        let (start, applied) = (disk.opened.start, disk.store.applied());
-        if applied.index < start.index {
-            // The log was cut up to `start` because the engine had promised to hold what lies before.
-            let why = format!("the engine holds entries up to {applied}, the log begins after {start}");
-            tracing::error!(why, "the data is damaged: this node becomes a new one and joins again");
-            drop(disk);
-            storage::set_aside(&**on, &options.data_dir, Aside::Damaged)
-                .map_err(|e| StartError::Data(e.to_string()))?;
-            disk = OnDisk::open_once(on, options, open_store)?;
-        }
+        let start = disk.opened.start;
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());
         let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
         if (applied.index > last.index || !agrees) && !bugs::is_on(Bug::EngineAheadOfLog) {
@@ -115,6 +106,12 @@ impl OnDisk {
             let why = error.to_string();
             if error.is_damage() { Unopened::Damaged(why) } else { Unopened::Other(why) }
         })?;
+        let (start, applied) = (opened.start, store.applied());
+        if applied.index < start.index {
+            return Err(Unopened::Damaged(format!(
+                "it holds entries up to {applied}, and the log begins after {start}"
+            )));
+        }
         Ok(OnDisk { opened, store })
     }
 
@@ -198,7 +195,9 @@ mod tests {
     use super::*;
     use crate::kv::{Command, Condition, Value};
     use crate::metrics::Metrics;
+    use crate::options::Formation;
     use crate::storage::RealDisk;
+    use crate::testing::rot;
     use quorum::{Position, Term};
 
     #[test]
@@ -213,50 +212,65 @@ mod tests {
         assert!(noticed.is_err());
     }
 
-    fn open(dir: &Path) -> Result<OnDisk, StartError> {
+    fn options(dir: &Path) -> NodeOptions {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
-        let options = NodeOptions::new("node1", dir.to_owned(), any, any, any);
+        NodeOptions::new("node1", dir.to_owned(), any, any, any)
+    }
+
+    fn open(dir: &Path) -> Result<OnDisk, StartError> {
+        let options = options(dir);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let on: Arc<dyn Disk> = Arc::new(RealDisk);
         OnDisk::open(&on, &options, &|dir| Store::open(dir, &options.limits, metrics.clone()))
     }
 
-    /// Every file of the engine that has a middle to be changed.
-    fn rot(engine: &Path) {
-        for entry in std::fs::read_dir(engine).expect("listed") {
-            let path = entry.expect("entry").path();
-            if path.is_dir() {
-                rot(&path);
-            } else if path.file_name().is_some_and(|name| name != "version") {
-                let mut bytes = std::fs::read(&path).expect("read");
-                let middle = bytes.len() / 2;
-                bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 0x55);
-                std::fs::write(&path, bytes).expect("written");
-            }
-        }
+    /// A node of a cluster, whose engine holds everything before the log's first entry for certain.
+    fn a_member(dir: &Path) -> NodeId {
+        let mut disk = open(dir).expect("opens");
+        let OnDisk { opened, store } = &mut disk;
+        opened.meta.bind(ClusterId(7)).expect("bound");
+        opened.meta.set_known_peers(vec!["node2:7400".to_owned()]).expect("kept");
+        opened.vote.save(Term(5), Some(NodeId(9))).expect("saved");
+        store.apply_config(Position::new(1, 5), &crate::fuzzing::config());
+        store.persist().expect("durable");
+        opened.log.reset(Position::new(1, 5)).expect("cut");
+        disk.id()
     }
 
     #[test]
-    fn a_node_whose_engine_is_damaged_becomes_a_new_one_that_founds_nothing() {
-        let hurts: [fn(&Path); 3] = [
-            |store| rot(&store.join("engine-00000001")),
+    fn a_node_without_what_its_engine_held_becomes_a_new_one_of_the_same_cluster_that_founds_nothing() {
+        let hurts: [fn(&Path); 4] = [
+            |store| rot::rot_files(&store.join("engine-00000001")),
             |store| std::fs::remove_dir_all(store.join("engine-00000001")).expect("removed"),
             |store| std::fs::write(store.join("current"), "nonsense").expect("written"),
+            // The next one is sound, and empty: it is behind the log's beginning.
+            |store| std::fs::remove_dir_all(store).expect("removed"),
         ];
-        for hurt in hurts {
+        for (number, hurt) in hurts.into_iter().enumerate() {
             let dir = tempfile::tempdir().expect("folder");
-            let disk = open(dir.path()).expect("opens");
-            let id = disk.id();
-            disk.store.persist().expect("durable");
-            drop(disk);
+            let id = a_member(dir.path());
             assert_eq!(open(dir.path()).expect("opens").id(), id, "sound");
             hurt(&dir.path().join("store"));
             let disk = open(dir.path()).expect("opens as another");
-            assert_ne!(disk.id(), id);
-            assert!(disk.opened.renewed.is_some() && disk.store.applied() == Position::default());
-            assert!(storage::was_set_aside(&RealDisk, dir.path(), Aside::Damaged), "for people to look at");
             let new = disk.id();
-            drop(disk);
+            assert_ne!(new, id, "{number}");
+            assert!(disk.opened.renewed.is_some() && disk.store.applied() == Position::default(), "{number}");
+            assert!(storage::was_set_aside(&RealDisk, dir.path(), Aside::Damaged), "for people to look at");
+            let mut options = options(dir.path());
+            options.form = Some(Formation { replicas: 3, write_quorum: 2 });
+            let recovery = disk.recover(&RealDisk, &options);
+            assert_eq!(
+                (recovery.id, recovery.vote.term(), recovery.vote.voted_for()),
+                (new, Term(0), None),
+                "{number}"
+            );
+            assert_eq!(
+                (recovery.cluster, recovery.bound, recovery.may_form),
+                (Some(ClusterId(7)), true, false),
+                "{number}"
+            );
+            assert_eq!(recovery.known_peers, ["node2:7400"], "{number}");
+            drop(recovery);
             assert_eq!(open(dir.path()).expect("opens").id(), new, "and stays that");
         }
     }

@@ -9,6 +9,12 @@
 #[path = "../../tests/src/ports.rs"]
 pub(crate) mod ports;
 
+/// The end-to-end tests' way to hurt an engine.
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "elsewhere it is a part of a library")]
+#[path = "../../tests/src/rot.rs"]
+pub(crate) mod rot;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +36,26 @@ pub(crate) fn member(n: u16) -> Member {
         http: format!("http://127.0.0.1:{}", 7999 + n),
         tcp: format!("127.0.0.1:{}", 6378 + n),
     }
+}
+
+/// So many clients stop behind so many bytes of a value each, and so many of them cannot all be held under [`little_intake`].
+#[cfg(test)]
+pub(crate) const STUCK: usize = 20;
+#[cfg(test)]
+pub(crate) const STUCK_BYTES: usize = 50_000;
+#[cfg(test)]
+pub(crate) const STUCK_REFUSED: usize = 8;
+
+/// Limits under which ten of those fit, or somewhat more.
+#[cfg(test)]
+pub(crate) fn little_intake(options: &mut NodeOptions) {
+    options.limits.value_bytes = 60_000;
+    options.limits.in_flight_bytes = 60_000;
+    let most = 2 * options.limits.command_bytes();
+    assert!(
+        (STUCK - STUCK_REFUSED) * STUCK_BYTES <= most && (STUCK - STUCK_REFUSED + 1) * STUCK_BYTES > most,
+        "{most}"
+    );
 }
 
 struct NoForward;

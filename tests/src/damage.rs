@@ -81,28 +81,10 @@ pub fn corrupt_middle(dir: &Path) {
     file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&bytes)).expect("flipped bytes");
 }
 
-/// Flips a bit in the middle of every file that the engine keeps.
+/// Flips a bit in the middle of every file that the node's engine keeps.
 ///
 /// # Panics
 /// If there is none, or one cannot be changed.
 pub fn rot_engine(dir: &Path) {
-    let (mut folders, mut rotten) = (vec![dir.join("store")], 0);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() {
-                folders.push(entry);
-                continue;
-            }
-            // The number of its format is left: a node must take another one for another version's, not for damage.
-            let named = entry.file_name().is_some_and(|name| name == "version");
-            let mut bytes = std::fs::read(&entry).expect("a file");
-            let middle = bytes.len() / 2;
-            if let Some(byte) = bytes.get_mut(middle).filter(|_| !named) {
-                *byte ^= 0x10;
-                std::fs::write(&entry, bytes).expect("written");
-                rotten += 1;
-            }
-        }
-    }
-    assert!(rotten > 0, "no engine in {}", dir.display());
+    crate::rot::rot_files(&dir.join("store"));
 }

@@ -20,6 +20,7 @@ pub mod pictures;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod rot;
 pub mod tracer;
 pub mod wait;
 pub mod workload;
