@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 use quorum::bugs::{self, Bug};
 use quorum::{Index, Position, Term};
 
@@ -128,7 +127,7 @@ pub struct Log {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     segment_bytes: u64,
-    map: Arc<RwLock<LogMap>>,
+    reader: LogReader,
     active: Active,
     numbers: Numbers,
     /// Every batch up to this sequence number is durable.
@@ -200,7 +199,7 @@ impl Log {
             disk,
             folder: folder.to_owned(),
             segment_bytes,
-            map: Arc::new(RwLock::new(map)),
+            reader: LogReader::new(map),
             active,
             numbers,
             durable: numbers.sequence - 1,
@@ -217,25 +216,25 @@ impl Log {
     /// A reader of this log, usable while it is written.
     #[must_use]
     pub fn reader(&self) -> LogReader {
-        LogReader { map: self.map.clone() }
+        self.reader.clone()
     }
 
     /// What precedes the first entry.
     #[must_use]
     pub fn start(&self) -> Position {
-        self.map.read().start
+        self.reader.start()
     }
 
     /// The last entry written.
     #[must_use]
     pub fn last(&self) -> Position {
-        self.map.read().last
+        self.reader.last()
     }
 
     /// Bytes of the log on the disk.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.map.read().bytes()
+        self.reader.bytes()
     }
 
     /// Whether something was written since the last [`Log::sync`].
@@ -289,7 +288,7 @@ impl Log {
         self.guarded(|log| {
             // Ends: every turn takes a segment out.
             loop {
-                let Some(segment) = log.map.write().pop_segment(upto) else { return Ok(()) };
+                let Some(segment) = log.reader.map.write().pop_segment(upto) else { return Ok(()) };
                 log.discard(segment).map_err(io_error("cut"))?;
             }
         })
@@ -307,7 +306,7 @@ impl Log {
             log.buffer = Blocks::default();
             log.durable = log.numbers.sequence - 1;
             log.dirty = false;
-            let mut old = log.map.write().reset(start, segment);
+            let mut old = log.reader.map.write().reset(start, segment);
             match std::mem::replace(&mut log.next, Next::Missing) {
                 Next::Named { segment, .. } | Next::Ready { segment, .. } => old.push_back(segment),
                 other => log.next = other,
@@ -374,13 +373,13 @@ impl Log {
     /// Writes the batch whose records are in the buffer, `durably` if that takes no more than its own blocks.
     fn write_batch(&mut self, first: Index, last: Index, commit: Index, durably: bool) -> Result<(), LogError> {
         let (start, end) = {
-            let map = self.map.read();
+            let map = self.reader.map.read();
             (map.start, map.last)
         };
         if first <= start.index || first > end.index.next() {
             return Err(LogError::Misfit(format!("entries from {first} on do not continue a log of {start} to {end}")));
         }
-        let Some(previous_term) = self.map.read().term_at(first.prev()) else {
+        let Some(previous_term) = self.reader.map.read().term_at(first.prev()) else {
             return Err(LogError::Misfit(format!("entry {} is not in the log", first.prev())));
         };
         let Some(bytes) = u32::try_from(self.buffer.batch().len()).ok() else {
@@ -407,7 +406,7 @@ impl Log {
         self.active.offset += u64::from(bytes);
         self.numbers.chain = chain;
         let term = self.runs.last().map_or(previous_term, |(_, term)| *term);
-        let mut map = self.map.write();
+        let mut map = self.reader.map.write();
         if first <= end.index {
             map.truncate(first, previous_term);
         }
@@ -464,13 +463,13 @@ impl Log {
         let segment = Segment { len, ..segment };
         self.active = Active { file: segment.file.clone(), salt, offset: FIRST_BATCH, len };
         self.buffer.begin_block();
-        self.map.write().segments.push_back(segment);
+        self.reader.map.write().segments.push_back(segment);
         Ok(())
     }
 
     /// Makes the next segment while the writers wait.
     fn begin_here(&mut self, batch_bytes: u64) -> Result<(Segment, u64), LogError> {
-        let last = self.map.read().last;
+        let last = self.last();
         self.begin_segment(last, false, batch_bytes).map_err(io_error("extend"))
     }
 

@@ -208,6 +208,10 @@ pub struct LogReader {
 }
 
 impl LogReader {
+    pub(super) fn new(map: LogMap) -> LogReader {
+        LogReader { map: Arc::new(RwLock::new(map)) }
+    }
+
     /// What precedes the first entry that can be read.
     #[must_use]
     pub fn start(&self) -> Position {
