@@ -6,6 +6,7 @@
 //! Before: `http`, `tcp`, `cli`. After: [`crate::driver`] (through a bounded queue), [`crate::peer`] (forwarding).
 
 mod answers;
+mod intake;
 mod shared;
 mod state;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 
 pub use answers::{ChangeError, Consistency, ReadError, WriteError, WriteOptions, Written};
+pub(crate) use intake::Held;
 pub(crate) use shared::Shared;
 pub use state::{NodeState, PeerState};
 
@@ -123,6 +125,11 @@ impl Handle {
     #[must_use]
     pub fn options(&self) -> &NodeOptions {
         &self.shared.options
+    }
+
+    /// What a connection may hold of a request that is still arriving: nothing yet.
+    pub(crate) fn intake(&self) -> Held {
+        Held::of(&self.shared.intake)
     }
 
     /// The identity of the node's disk.

@@ -87,6 +87,18 @@ pub struct Limits {
     pub log_keep_bytes: u64,
 }
 
+impl Limits {
+    /// Longest command of the Redis protocol: what one connection buffers at most, and an MSET has.
+    #[must_use]
+    pub fn command_bytes(&self) -> usize {
+        /// So many of the largest keys and values.
+        const VALUES: usize = 4;
+        /// Framing, names and options beside them.
+        const OVERHEAD_BYTES: usize = 64 << 10;
+        self.value_bytes.saturating_add(self.key_bytes).saturating_mul(VALUES).saturating_add(OVERHEAD_BYTES)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use quorum::{Index, Member};
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::intake::Intake;
 use super::{Ask, Forward, NodeState};
 use crate::kv::Store;
 use crate::metrics::Metrics;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub applied: watch::Receiver<Index>,
     pub asks: mpsc::Sender<Ask>,
     pub forward: Arc<dyn Forward>,
+    pub intake: Arc<Intake>,
     pub stop: watch::Sender<bool>,
     /// Whether the whole cluster is going down.
     pub no_heir: AtomicBool,
@@ -50,6 +52,7 @@ impl Shared {
         let (asks, asked) = mpsc::channel(options.limits.in_flight_writes);
         let (applied_tx, applied) = watch::channel(store.applied().index);
         let shared = Shared {
+            intake: Intake::new(&options.limits),
             options,
             incarnation,
             me,

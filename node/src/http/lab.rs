@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::error::{Code, Failure};
 use super::face::{Answer, Face};
 use super::json::{push_key, push_number, push_value, to_value};
-use super::request::{Query, body, check_key, key_of_path, parse};
+use super::request::{Query, check_key, key_of_path, parse, value_body};
 use super::respond::{Body, json, json_of};
 use super::scan::{self, Form, Range};
 use super::status;
@@ -52,7 +52,7 @@ async fn put(face: &Face, key: Bytes, value: Value, forward: bool) -> Result<(Wr
 
 /// `POST /write`: on the leader only; a follower says who that is.
 pub(super) async fn write(face: &Face, request: Request<Incoming>) -> Answer {
-    let bytes = body(request, face.body_bytes_max).await?;
+    let bytes = value_body(face, request, face.body_bytes_max).await?;
     let (key, value) = {
         let parsed: WriteBody<'_> = serde_json::from_slice(&bytes).map_err(|_| unreadable(&bytes))?;
         (Bytes::copy_from_slice(parsed.key.as_bytes()), parsed.value)
@@ -153,7 +153,7 @@ fn kv_key(face: &Face, request: &Request<Incoming>) -> Result<Bytes, Failure> {
 /// `PUT /kv/{key}`
 pub(super) async fn kv_put(face: &Face, request: Request<Incoming>) -> Answer {
     let key = kv_key(face, &request)?;
-    let parsed: KvBody = parse(&body(request, face.body_bytes_max).await?)?;
+    let parsed: KvBody = parse(&value_body(face, request, face.body_bytes_max).await?)?;
     let value = lab_value(face, parsed.value)?;
     let mut out = Vec::with_capacity(96);
     out.extend_from_slice(b"{\"status\":\"ok\",\"key\":");

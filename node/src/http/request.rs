@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Code, Failure};
 use super::face::Face;
-use crate::handle::{Consistency, WriteOptions};
+use crate::handle::{Consistency, Held, WriteOptions};
 use crate::kv::{Command, Condition, REQUEST_KEY_BYTES_MAX};
 
 /// How long a body may take to arrive. At the largest default value that is 35 kB a second.
@@ -230,8 +230,17 @@ fn same(given: &[u8], secret: &[u8]) -> bool {
     std::hint::black_box(difference) == 0
 }
 
-/// The whole body, at most `limit` bytes of it.
+/// The whole body of a request that carries a value, at most `limit` bytes of it. While it arrives it is a part of what the node holds of such.
+pub(super) async fn value_body(face: &Face, request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+    body_within(request, limit, Some(face.handle.intake())).await
+}
+
+/// The whole body, at most `limit` bytes of it: for what is small, or asked for seldom.
 pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+    body_within(request, limit, None).await
+}
+
+async fn body_within(request: Request<Incoming>, limit: usize, held: Option<Held>) -> Result<Bytes, Failure> {
     let mut body = request.into_body();
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -239,13 +248,13 @@ pub(super) async fn body(request: Request<Incoming>, limit: usize) -> Result<Byt
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::too_large(limit));
     }
-    match tokio::time::timeout(BODY_TIMEOUT, collect(&mut body, limit)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, collect(&mut body, limit, held)).await {
         Ok(collected) => collected,
         Err(_) => Err(Failure::new(Code::RequestTimeout, "the body did not arrive in time").closing()),
     }
 }
 
-async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
+async fn collect(body: &mut Incoming, limit: usize, mut held: Option<Held>) -> Result<Bytes, Failure> {
     let first = next_chunk(body).await?.unwrap_or_default();
     if body.is_end_stream() {
         // The usual case: one packet, one slice of the connection's buffer, no copy.
@@ -257,6 +266,10 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Failure> {
     loop {
         if whole.len() + chunk.len() > limit {
             return Err(Failure::too_large(limit));
+        }
+        if held.as_mut().is_some_and(|held| !held.hold(whole.len() + chunk.len())) {
+            let why = "this node holds as much of requests that are still arriving as it allows now";
+            return Err(Failure::new(Code::Overloaded, why).closing());
         }
         whole.extend_from_slice(&chunk);
         // A body of known length ends with its last byte, a chunked one with the absence of another chunk.

@@ -9,7 +9,8 @@ use super::error::{Code, Failure};
 use super::face::{Answer, Face};
 use super::json::to_value;
 use super::request::{
-    Query, body, condition, idempotency_key, key_of_path, once, parse, read_options, revision_of_etag, write_options,
+    Query, condition, idempotency_key, key_of_path, once, parse, read_options, revision_of_etag, value_body,
+    write_options,
 };
 use super::respond::{Body, COPIES, JSON, NODE, REPEATED, REVISION, Sheet, TERM, VERSION, full, header, json};
 use super::scan::{self, Form, Range};
@@ -30,7 +31,7 @@ pub(super) async fn put(face: &Face, request: Request<Incoming>) -> Answer {
     let condition = condition(&request)?;
     let request_key = idempotency_key(&request)?;
     let kind = kind_of(request.headers().get(CONTENT_TYPE));
-    let value = value_of(kind, body(request, face.value_bytes_max).await?)?;
+    let value = value_of(kind, value_body(face, request, face.value_bytes_max).await?)?;
     let command = once(Command::Put { key, value, condition }, request_key);
     let written = face.handle.write(&command, options).await?;
     match written.outcome {

@@ -383,6 +383,56 @@ async fn garbage_and_oversized_frames_close_their_connection_and_nothing_else() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_say_nothing_or_a_byte_at_a_time_keep_no_place_and_disturb_nobody_who_is_there() {
+    const PLACES: usize = 8;
+    let short = Duration::from_millis(300);
+    let mut b = Node::start(spec(2), |options| {
+        options.connections = PLACES;
+        options.handshake_timeout = short;
+    })
+    .await;
+    let a = Node::start(spec(1), |_| {}).await;
+    a.net.set_members(std::slice::from_ref(&b.member));
+    a.net.send(b.id(), heartbeat(1), Records::None);
+    b.message().await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 * PLACES {
+        strangers.push(TcpStream::connect(&b.member.peer).await.expect("the system accepts"));
+    }
+    // Who is there is heard while every place is taken,
+    a.net.send(b.id(), heartbeat(2), Records::None);
+    assert_eq!(b.message().await.1, heartbeat(2));
+    // the silent and the slow are sent away,
+    for (n, mut stranger) in strangers.into_iter().enumerate() {
+        let ended = async {
+            let mut byte = [0; 1];
+            for next in b"qrpeer".iter().cycle() {
+                let heard = tokio::time::timeout(Duration::from_millis(50), stranger.read(&mut byte)).await;
+                if heard.is_ok() || n % 2 == 0 && stranger.write_all(&[*next]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("within the time of a handshake");
+    }
+    // and a node that comes finds a place.
+    let c = Node::start(spec(3), |_| {}).await;
+    c.net.set_members(std::slice::from_ref(&b.member));
+    let coming = async {
+        loop {
+            c.net.send(b.id(), heartbeat(3), Records::None);
+            if let Ok(Some(Event::Message { from, .. })) =
+                tokio::time::timeout(Duration::from_millis(50), b.events.recv()).await
+                && from == c.id()
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, coming).await.expect("a place is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_bounds_the_senders_memory_and_is_reported() {
     let mut a = Node::start(spec(1), |options| options.queue_bytes = 1 << 20).await;
     let mut b = Node::start(Spec { events: 1, ..spec(2) }, |_| {}).await;

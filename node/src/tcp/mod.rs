@@ -50,9 +50,6 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 /// Bytes of one argument that are still read in order to refuse it politely, in multiples of the largest value.
 const ARGUMENT_VALUES: usize = 2;
 
-/// Bytes of one command, in multiples of the largest key and value: it bounds what one connection buffers, and an MSET.
-const COMMAND_VALUES: usize = 4;
-
 /// Room in every cap for framing, names and options.
 const OVERHEAD_BYTES: usize = 64 << 10;
 
@@ -65,7 +62,7 @@ pub(super) struct Face {
     meters: Meters,
     cursors: Mutex<Cursors>,
     caps: resp::Caps,
-    /// How long a peer may stall within a command or in taking its answers.
+    /// How long a peer may take for a command, or take nothing of its answers.
     stall: Duration,
     started: Instant,
     last_client: AtomicU64,
@@ -78,11 +75,8 @@ impl Face {
         let caps = resp::Caps {
             arguments: limits.batch_keys.saturating_mul(2).saturating_add(OPTIONS_MAX),
             argument_bytes: limits.value_bytes.saturating_mul(ARGUMENT_VALUES).saturating_add(OVERHEAD_BYTES),
-            command_bytes: (limits.value_bytes.saturating_add(limits.key_bytes))
-                .saturating_mul(COMMAND_VALUES)
-                .saturating_add(OVERHEAD_BYTES)
-                // Offsets within a command are kept in 32 bits.
-                .min(u32::MAX as usize),
+            // Offsets within a command are kept in 32 bits.
+            command_bytes: limits.command_bytes().min(u32::MAX as usize),
         };
         Face {
             meters: Meters::new(handle.metrics()),

@@ -26,13 +26,14 @@ use super::lines::{self, Line, LineError};
 use super::meters::Route;
 use super::resp::{self, Parser, Version};
 use super::{Face, OVERHEAD_BYTES, stopped};
-use crate::handle::{Consistency, PendingWrite, ReadError, WriteError, WriteOptions, Written};
+use crate::handle::{Consistency, Held, PendingWrite, ReadError, WriteError, WriteOptions, Written};
 use crate::kv::{Command, Condition, Outcome, Value};
 
 /// Writes of one connection under way at once: enough to fill a batch of the log, and a fraction of what the whole node takes.
 const PENDING_MAX: usize = 1024;
 
-/// A peer that neither completes its command nor takes its answers for this long is given up.
+/// A peer that does not complete its command within this, or takes nothing of its answers for so long, is given up. A byte now and then does not keep
+/// it: the largest command takes so long at 70 kB a second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
@@ -119,6 +120,10 @@ pub(super) struct Session {
     confirmed: bool,
     /// Whether the last read filled the space it was given.
     filled: bool,
+    /// When the command that is still incomplete was first waited for.
+    incomplete: Option<Instant>,
+    /// Its part of what the node holds of such.
+    held: Held,
 }
 
 impl Session {
@@ -135,6 +140,7 @@ impl Session {
             since: now,
         };
         Session {
+            held: face.handle.intake(),
             face,
             client,
             out: Vec::new(),
@@ -147,6 +153,7 @@ impl Session {
             arrived: now,
             confirmed: false,
             filled: false,
+            incomplete: None,
         }
     }
 
@@ -177,10 +184,10 @@ impl Session {
 
     /// Waits for bytes and reads them; `false` if there will be none.
     async fn fill(&mut self, stop: &mut watch::Receiver<bool>) -> io::Result<bool> {
-        let partial = !self.input.is_empty();
-        if !partial {
+        if self.input.is_empty() {
             self.release_buffers();
         }
+        let complete_by = self.incomplete.map(|since| since + self.face.stall);
         loop {
             let ready = async {
                 tokio::select! {
@@ -189,10 +196,11 @@ impl Session {
                     () = stopped(stop) => Ok(false),
                 }
             };
-            let ready = if partial {
-                tokio::time::timeout(self.face.stall, ready).await.map_err(|_| io::ErrorKind::TimedOut)?
-            } else {
-                ready.await
+            let ready = match complete_by {
+                // Asked here, too: of a timeout that has passed, what is ready comes first.
+                Some(by) if Instant::now() >= by => return Err(io::ErrorKind::TimedOut.into()),
+                Some(by) => tokio::time::timeout_at(by.into(), ready).await.map_err(|_| io::ErrorKind::TimedOut)?,
+                None => ready.await,
             };
             // A client that never pauses must not keep the node from stopping.
             if !ready? || *stop.borrow() {
@@ -220,6 +228,7 @@ impl Session {
     }
 
     fn release_buffers(&mut self) {
+        self.held.hold(0);
         if self.input.capacity() > IDLE_BYTES {
             self.input = BytesMut::new();
         }
@@ -252,18 +261,34 @@ impl Session {
     async fn next_request(&mut self) -> io::Result<Flow> {
         match self.parser.parse(&self.input, &self.face.caps) {
             Ok(Some(length)) => {
+                self.incomplete = None;
                 let request = self.parser.finish(self.input.split_to(length).freeze());
                 let flow = self.execute(&request).await?;
                 self.parser.recycle(request);
                 Ok(flow)
             }
-            Ok(None) => Ok(Flow::Starved),
+            Ok(None) => self.starved(Protocol::Redis).await,
             Err(error) => {
                 self.settle().await?;
                 resp::error(&mut self.out, &format!("ERR {error}"));
                 Ok(Flow::Linger)
             }
         }
+    }
+
+    /// The rest of a command is waited for, if there is room for what has come of it.
+    async fn starved(&mut self, protocol: Protocol) -> io::Result<Flow> {
+        const WHY: &str = "this node holds as much of commands that are still arriving as it allows now";
+        self.incomplete.get_or_insert_with(Instant::now);
+        if self.held.hold(self.input.len()) {
+            return Ok(Flow::Starved);
+        }
+        self.settle().await?;
+        match protocol {
+            Protocol::Redis => resp::error(&mut self.out, &format!("BUSY {WHY}")),
+            Protocol::Lines => lines::error(&mut self.out, WHY, None),
+        }
+        Ok(Flow::Linger)
     }
 
     async fn next_line(&mut self) -> io::Result<Flow> {
@@ -277,9 +302,9 @@ impl Session {
         }
         let Some(end) = end else {
             self.searched = self.input.len();
-            return Ok(Flow::Starved);
+            return self.starved(Protocol::Lines).await;
         };
-        self.searched = 0;
+        (self.searched, self.incomplete) = (0, None);
         let frame = self.input.split_to(end + 1).freeze();
         self.execute_line(&frame.slice(..end)).await
     }

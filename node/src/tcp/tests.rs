@@ -521,6 +521,72 @@ async fn half_a_command_is_given_up_after_a_while_and_idleness_is_not() {
 }
 
 #[tokio::test]
+async fn a_byte_now_and_then_does_not_keep_half_a_command_for_ever() {
+    let server = server_with(Role::Leader, Duration::from_millis(200), |_| {}).await;
+    for begun in ["*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n", "SET k "] {
+        let mut slow = server.connect().await;
+        slow.send(begun).await;
+        let dripping = async {
+            // Much sooner than any single wait ends. The system tells of the end with the second byte after it.
+            while slow.0.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, dripping).await.expect("it is cut off");
+    }
+    // Commands that are complete may go on arriving for as long as they like, each with the beginning of the next.
+    let mut busy = server.connect().await;
+    let begun = std::time::Instant::now();
+    busy.send("*1\r\n$4\r\nPI").await;
+    while begun.elapsed() < Duration::from_millis(600) {
+        busy.ask("NG\r\n*1\r\n$4\r\nPI", "+PONG\r\n").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    busy.ask("NG\r\n", "+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn values_that_stop_on_their_way_take_no_more_memory_than_all_may_and_small_commands_go_on() {
+    let server = server_with(Role::Leader, STALL_MAX, testing::little_intake).await;
+    let value = "v".repeat(testing::STUCK_BYTES);
+    let mut stuck = Vec::new();
+    for n in 0..testing::STUCK {
+        let mut peer = server.connect().await;
+        let lines = n % 2 == 0;
+        let begun =
+            if lines { format!("SET k {value}") } else { format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$60000\r\n{value}") };
+        peer.send(begun).await;
+        stuck.push(async move {
+            let rest = String::from_utf8(peer.rest().await).expect("text");
+            let (redis, line) = (rest.starts_with("-BUSY "), rest.starts_with("{\"status\":\"ERROR\""));
+            assert!((if lines { line } else { redis }) && rest.contains("still arriving"), "{rest}");
+        });
+    }
+    let mut refused = stuck.into_iter().collect::<futures_util::stream::FuturesUnordered<_>>();
+    for _ in 0..testing::STUCK_REFUSED {
+        futures_util::StreamExt::next(&mut refused).await.expect("one more");
+    }
+    let mut small = server.connect().await;
+    small.redis("SET small v", "+OK\r\n").await;
+    // The others hold what they have until they go.
+    drop(refused);
+    let large = format!("SET k {value}");
+    let again = async {
+        loop {
+            let mut peer = server.connect().await;
+            peer.send(&large.as_bytes()[..testing::STUCK_BYTES]).await;
+            let mut answer = [0; 1];
+            let soon = tokio::time::timeout(Duration::from_millis(50), peer.0.read(&mut answer)).await;
+            if soon.is_err() {
+                peer.send(&large.as_bytes()[testing::STUCK_BYTES..]).await;
+                return peer.ask("\n", "{\"status\":\"OK\"").await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is room again");
+}
+
+#[tokio::test]
 async fn a_reader_that_takes_nothing_is_given_up() {
     let server = server_with(Role::Leader, Duration::from_millis(50), |_| {}).await;
     let mut peer = server.connect().await;

@@ -121,6 +121,33 @@ async fn a_connection_too_many_is_told_so_and_one_that_ends_makes_room() {
 }
 
 #[tokio::test]
+async fn values_that_stop_on_their_way_take_no_more_memory_than_all_may_and_small_requests_go_on() {
+    let server = Server::with(Role::Leader, testing::little_intake).await;
+    let half = vec![b'v'; testing::STUCK_BYTES];
+    let mut stuck = futures_util::stream::FuturesUnordered::new();
+    for n in 0..testing::STUCK {
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        let (head, begun) = if n % 2 == 0 {
+            ("PUT /v1/kv/k HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n", "")
+        } else {
+            ("POST /write HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n", "{\"key\":\"k\",\"value\":\"")
+        };
+        stream.write_all(&[head.as_bytes(), begun.as_bytes(), &half].concat()).await.expect("sent");
+        stuck.push(async move { Reply::read(&mut stream).await });
+    }
+    for _ in 0..testing::STUCK_REFUSED {
+        let reply = futures_util::StreamExt::next(&mut stuck).await.expect("one more");
+        assert_eq!((reply.status, reply.header("connection")), (503, Some("close")), "{reply:?}");
+        assert!(reply.text().contains("\"overloaded\"") && reply.text().contains("still arriving"), "{}", reply.text());
+    }
+    assert_eq!(server.put("/v1/kv/small", b"v").await.status, 200);
+    // The others hold what they have until they go.
+    drop(stuck);
+    let again = async { while server.put("/v1/kv/k", &half).await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is room again");
+}
+
+#[tokio::test]
 async fn requests_sent_ahead_are_answered_in_order() {
     let server = Server::start(Role::Leader).await;
     let mut sent = Vec::new();
