@@ -1,7 +1,8 @@
 //! The comparison: in every round each system in turn, alone on the machine, from an empty disk, under the same loads.
 //!
 //! The order changes from round to round, so that no system always meets the warmer machine. A system that fails is reported as such
-//! and the others go on. What is measured here is judged in `results` and drawn in `report`.
+//! and the others go on; one that cannot be had, or fails again and again, is left out. The whole has an end: what does not fit into its time is left out,
+//! too, and said to be. What is measured here is judged in `results` and drawn in `report`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::etcd::Etcd;
 use crate::failure::{Context, Failure, Outcome};
@@ -36,6 +38,22 @@ const HALF_LOAD_CLIENTS: usize = 256;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Longest that writing the keys to be read may take.
 const FILL_LIMIT: Duration = Duration::from_secs(60);
+/// What starting three empty servers takes, ending them, and what is not counted before a load: on two cores, generously.
+const START_SECONDS: f64 = 4.0;
+const BEFORE_LOAD_SECONDS: f64 = 2.0;
+/// What catching up after a pipelined load takes, likewise.
+const DRAIN_SECONDS: f64 = 10.0;
+/// So many times its planned length a comparison may take, on a machine that is slower than it should be.
+const OVERRUN: f64 = 1.5;
+/// A system that has failed so often is not started again: it may take a minute to fail, in every round.
+const FAILURES_MAX: usize = 2;
+
+/// Who is measured by HTTP, or by its own counterpart of it.
+const HTTP_SYSTEMS: [System; 3] = [System::Quorate, System::Etcd, System::Echo];
+/// Who is measured by redis-benchmark.
+const REDIS_SYSTEMS: [System; 2] = [System::Quorate, System::Redis];
+/// How long the greatest load is looked for, of which half is then asked.
+const GREATEST_SECONDS: f64 = 5.0;
 
 /// What to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,7 +78,7 @@ pub(crate) struct Options {
     pub(crate) out: Option<PathBuf>,
 }
 
-/// How much time goes where. The default adds up to a quarter of an hour, `quick` to three minutes.
+/// How much time goes where. The default adds up to a quarter of an hour, `quick` to four minutes.
 struct Budget {
     rounds: usize,
     cell_seconds: f64,
@@ -98,6 +116,21 @@ impl Budget {
         }
         budget
     }
+
+    /// How long that takes in all, about, when nothing fails.
+    fn planned(&self, only: Option<Only>) -> Duration {
+        let wanted = |part| f64::from(u8::from(only.is_none_or(|only| only == part)));
+        let load = |seconds: f64| BEFORE_LOAD_SECONDS + seconds;
+        let http = START_SECONDS + (PUT_CLIENTS.len() + 1) as f64 * load(self.cell_seconds) + BEFORE_LOAD_SECONDS;
+        let redis = START_SECONDS + load(self.cell_seconds);
+        let pipelined = self.pipelined_rounds.min(self.rounds) as f64 * (load(self.pipelined_seconds) + DRAIN_SECONDS);
+        let half_load = START_SECONDS + load(GREATEST_SECONDS) + self.half_load_seconds;
+        Duration::from_secs_f64(
+            wanted(Only::Http) * self.rounds as f64 * HTTP_SYSTEMS.len() as f64 * http
+                + wanted(Only::Redis) * REDIS_SYSTEMS.len() as f64 * (self.rounds as f64 * redis + pipelined)
+                + wanted(Only::Latency) * half_load,
+        )
+    }
 }
 
 /// Everything that a comparison needs, and what it has found.
@@ -107,23 +140,35 @@ struct Comparison {
     data: PathBuf,
     quorate: Option<PathBuf>,
     etcd: Option<EtcdTools>,
+    /// Whether redis-benchmark is there, for Redis and for us.
+    redis_tools: bool,
+    /// When it ends, whatever is left to be measured then.
+    deadline: Instant,
     cells: Vec<Cell>,
     failures: Vec<String>,
+    /// Whose they are, one each.
+    failed: Vec<System>,
 }
 
 /// Runs the comparison and writes its results; returns the folder they are in.
 pub(crate) async fn run(options: Options) -> Outcome<PathBuf> {
     let (mut comparison, versions) = prepare(&options).await?;
+    for (name, version) in &versions {
+        eprintln!("{name}: {version}");
+    }
     let machine = machine::describe(&comparison.data, versions)?;
     let wanted = |only| options.only.is_none_or(|o| o == only);
+    let planned = comparison.budget.planned(options.only);
+    let limit = planned.mul_f64(OVERRUN);
+    comparison.deadline = Instant::now() + limit;
+    let minutes = |time: Duration| (time.as_secs_f64() / 60.0).ceil();
+    eprintln!("about {} minutes, {} at most; data in {}", minutes(planned), minutes(limit), comparison.data.display());
     for round in 1..=comparison.budget.rounds {
         if wanted(Only::Http) {
-            let systems = [System::Quorate, System::Etcd, System::Echo];
-            comparison.in_turn(round, &systems, async |c, round, system| c.http(round, system).await).await;
+            comparison.in_turn(round, &HTTP_SYSTEMS, async |c, round, system| c.http(round, system).await).await;
         }
-        if wanted(Only::Redis) {
-            let systems = [System::Quorate, System::Redis];
-            comparison.in_turn(round, &systems, async |c, round, system| c.redis(round, system).await).await;
+        if wanted(Only::Redis) && comparison.redis_tools {
+            comparison.in_turn(round, &REDIS_SYSTEMS, async |c, round, system| c.redis(round, system).await).await;
         }
     }
     if wanted(Only::Latency) {
@@ -156,8 +201,11 @@ async fn prepare(options: &Options) -> Outcome<(Comparison, Vec<(String, String)
         data,
         quorate: None,
         etcd: None,
+        redis_tools: false,
+        deadline: Instant::now(),
         cells: Vec::new(),
         failures: Vec::new(),
+        failed: Vec::new(),
     };
     if options.systems.contains(&System::Quorate) {
         let program = tools::quorate(options.quorate.clone()).await?;
@@ -166,14 +214,23 @@ async fn prepare(options: &Options) -> Outcome<(Comparison, Vec<(String, String)
     }
     let needs = |system, only| options.systems.contains(&system) && options.only.is_none_or(|o| o == only);
     if needs(System::Etcd, Only::Http) {
-        let etcd = tools::etcd().await?;
-        versions.push(("etcd".to_owned(), version(&etcd.server)));
-        versions.push(("Go".to_owned(), process::line_of("go", &["version"])));
-        comparison.etcd = Some(etcd);
+        match tools::etcd().await {
+            Ok(etcd) => {
+                versions.push(("etcd".to_owned(), version(&etcd.server)));
+                versions.push(("Go".to_owned(), process::line_of("go", &["version"])));
+                comparison.etcd = Some(etcd);
+            }
+            Err(why) => comparison.leave_out(System::Etcd, &why.to_string()),
+        }
     }
     if options.only.is_none_or(|o| o == Only::Redis) {
-        tools::redis().await?;
-        versions.push(("Redis".to_owned(), version(Path::new("redis-server"))));
+        match tools::redis().await {
+            Ok(()) => {
+                versions.push(("Redis".to_owned(), version(Path::new("redis-server"))));
+                comparison.redis_tools = true;
+            }
+            Err(why) => comparison.leave_out(System::Redis, &why.to_string()),
+        }
     }
     versions.push(("Rust".to_owned(), process::line_of("rustc", &["--version"])));
     Ok((comparison, versions))
@@ -190,11 +247,33 @@ impl Comparison {
             if !self.systems.contains(&system) {
                 continue;
             }
-            if let Err(e) = measure(self, round, system).await {
-                eprintln!("round {round}: {} failed: {e}", system.name());
-                self.failures.push(format!("round {round}, {}: {e}", system.name()));
+            if Instant::now() >= self.deadline {
+                self.failed(round, system, "left out, for the comparison has used up its time");
+                continue;
+            }
+            let deadline = self.deadline;
+            // What is dropped ends its servers and removes their data.
+            let measured = tokio::time::timeout_at(deadline, measure(self, round, system)).await;
+            if let Err(why) = measured.unwrap_or_else(|_| Err(Failure::new("the comparison has used up its time"))) {
+                self.failed(round, system, &why.to_string());
+                self.failed.push(system);
+                if self.failed.iter().filter(|failed| **failed == system).count() >= FAILURES_MAX {
+                    self.leave_out(system, &format!("it failed {FAILURES_MAX} times"));
+                }
             }
         }
+    }
+
+    fn failed(&mut self, round: usize, system: System, why: &str) {
+        eprintln!("round {round}: {} failed: {why}", system.name());
+        self.failures.push(format!("round {round}, {}: {why}", system.name()));
+    }
+
+    /// From here on; the others go on.
+    fn leave_out(&mut self, system: System, why: &str) {
+        eprintln!("{} is left out: {why}", system.name());
+        self.failures.push(format!("{} was left out: {why}", system.name()));
+        self.systems.retain(|other| *other != system);
     }
 
     /// A folder for one system's data, gone with it.
@@ -325,7 +404,7 @@ impl Comparison {
             order: Order::Random,
             rate: None,
             warm_up: WARM_UP,
-            duration: Duration::from_secs(5),
+            duration: Duration::from_secs_f64(GREATEST_SECONDS),
         };
         let greatest = figures(&load::run(&full).await?)?.per_second;
         eprintln!("half load: half of {greatest:.0}/s for {:.0} s", self.budget.half_load_seconds);
@@ -403,6 +482,78 @@ fn with_drain(figures: Figures, drain_seconds: f64) -> Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn options(quick: bool, only: Option<Only>) -> Options {
+        let systems = vec![System::Quorate, System::Etcd, System::Redis, System::Echo];
+        Options {
+            quick,
+            rounds: None,
+            only,
+            systems,
+            half_load_seconds: None,
+            quorate: None,
+            data_dir: None,
+            out: None,
+        }
+    }
+
+    fn comparison(lasts: Duration) -> Comparison {
+        let options = options(true, None);
+        Comparison {
+            budget: Budget::of(&options),
+            systems: options.systems,
+            data: PathBuf::new(),
+            quorate: None,
+            etcd: None,
+            redis_tools: true,
+            deadline: Instant::now() + lasts,
+            cells: Vec::new(),
+            failures: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_comparison_takes_the_time_that_is_said_of_it() {
+        let minutes = |quick, only| {
+            let options = options(quick, only);
+            (Budget::of(&options).planned(options.only).as_secs_f64() / 60.0).round()
+        };
+        assert_eq!((minutes(false, None), minutes(true, None)), (16.0, 4.0));
+        assert_eq!((minutes(false, Some(Only::Latency)), minutes(false, Some(Only::Redis))), (10.0, 14.0));
+    }
+
+    #[tokio::test]
+    async fn a_system_that_fails_again_is_left_out_and_the_others_go_on() {
+        let (mut comparison, mut measured) = (comparison(Duration::from_secs(60)), Vec::new());
+        for round in 1..=4 {
+            let measure = async |_: &mut Comparison, _: usize, system: System| {
+                measured.push(system);
+                if system == System::Etcd { Err(Failure::new("no such port")) } else { Ok(()) }
+            };
+            comparison.in_turn(round, &[System::Quorate, System::Etcd], measure).await;
+        }
+        let of = |system| measured.iter().filter(|measured| **measured == system).count();
+        assert_eq!((of(System::Quorate), of(System::Etcd)), (4, FAILURES_MAX));
+        let said = comparison.failures.join("; ");
+        assert_eq!(
+            said,
+            "round 1, etcd: no such port; round 2, etcd: no such port; etcd was left out: it failed 2 times"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_comparison_that_stands_still_ends_at_its_limit() {
+        let (mut comparison, mut begun) = (comparison(Duration::from_millis(50)), 0);
+        let measure = async |_: &mut Comparison, _: usize, _: System| {
+            begun += 1;
+            std::future::pending().await
+        };
+        comparison.in_turn(1, &[System::Quorate, System::Etcd], measure).await;
+        let said = comparison.failures.join("; ");
+        assert!(begun == 1 && said.contains("Quorate: the comparison has used up its time"), "{said}");
+        assert!(said.contains("etcd: left out"), "{said}");
+    }
 
     #[test]
     fn what_is_drained_later_lowers_the_rate() {

@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure all systems in alternating rounds and write dated results (about 15 minutes).
+    /// Measure all systems in alternating rounds and write dated results (about a quarter of an hour; it ends by itself after half as much again).
     Compare(CompareArgs),
     /// Serve the bare echo: the same requests without a store.
     Echo(EchoArgs),
@@ -47,7 +47,7 @@ enum Command {
 
 #[derive(Args)]
 struct CompareArgs {
-    /// About three minutes: fewer, shorter rounds.
+    /// About four minutes: fewer, shorter rounds.
     #[arg(long)]
     quick: bool,
     /// Rounds; figures are medians over them.
