@@ -145,8 +145,8 @@ bench: ## Side by side with etcd and Redis; about a quarter of an hour
 
 fuzz: ## Fuzz every parser of foreign bytes with coverage, FUZZ_SECONDS each (60); installs cargo-fuzz where it is missing
 	command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz
-	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none && for target in fuzz_targets/*.rs; do name=$$(basename $$target .rs); \
-	  [ $$name = seeds ] || cargo fuzz run --fuzz-dir . --sanitizer none $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	cd fuzz && cargo fuzz build --fuzz-dir . --sanitizer none && for target in fuzz_targets/*.rs; do \
+	  cargo fuzz run --fuzz-dir . --sanitizer none $$(basename $$target .rs) -- -max_total_time=$(FUZZ_SECONDS) -timeout=60 || exit 1; done
 
 # Fresh seeds every time; QUORATE_SEED repeats those of a run that failed.
 sim: ## Simulated clusters under faults: SEEDS=1000 fresh ones, or the whole trace of one with SEED=7

@@ -7,9 +7,10 @@
 //! Promises common to all: no panic, whatever the bytes; an error, or a value that survives being written and read again; the same result
 //! in whatever pieces a stream arrives; no memory taken for bytes that were only announced.
 //!
-//! Where pieces or modes matter, the first byte of an input chooses them: see each check.
+//! Where pieces or modes matter, the first byte of an input chooses them: see each check. Where a checksum guards a parser, its highest bit says whether
+//! the checksums of the input are made right first ([`forged`]).
 
-#![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a check reports by panicking")]
+#![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "a check reports by panicking")]
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     target("node_folder", storage::fuzzing::folder, storage::fuzzing::folder_seeds),
     target("commands", kv::fuzzing::commands, kv::fuzzing::command_seeds),
     target("engine_values", kv::fuzzing::engine_values, kv::fuzzing::engine_seeds),
+    target("engine_journals", kv::fuzzing::journals, kv::fuzzing::journal_seeds),
     target("snapshots", kv::fuzzing::snapshots, kv::fuzzing::snapshot_seeds),
     target("settings", cli::fuzzing::settings, cli::fuzzing::setting_seeds),
 ];
@@ -70,8 +72,20 @@ pub(crate) fn pieces(stream: &[u8], step: u8) -> impl Iterator<Item = &[u8]> {
     stream.chunks(usize::from(step).max(1))
 }
 
-/// Far beyond what any answer takes: a connection that hangs fails with its input.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A length that is not beyond what there is: itself, or one made of it.
+pub(crate) fn fitted(length: u32, there_is: usize) -> u32 {
+    let there_is = u32::try_from(there_is).unwrap_or(u32::MAX);
+    if length <= there_is { length } else { length % (there_is + 1) }
+}
+
+/// The lowest seven bits of a byte, and whether the highest is set: by it an input asks that its checksums be made right. What no accident does, and a
+/// fuzzer hardly, is to get past a checksum; behind it parsers must keep their promises as well.
+pub(crate) fn forged(byte: u8) -> (u8, bool) {
+    (byte & 0x7f, byte & 0x80 != 0)
+}
+
+/// So many seconds, far beyond what any answer takes: a connection that hangs fails with its input.
+const PATIENCE_SECONDS: usize = 20;
 
 thread_local! {
     static RUNTIME: Runtime =
@@ -81,8 +95,16 @@ thread_local! {
 /// Runs this to its end, on a runtime that every check of a thread shares.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| {
-        let within = async { tokio::time::timeout(PATIENCE, work).await.expect("it does not hang") };
-        runtime.block_on(within)
+        runtime.block_on(async {
+            let mut work = std::pin::pin!(work);
+            for _ in 0..PATIENCE_SECONDS {
+                // Second by second: a process that was stopped for minutes has waited for one of them, and not hung.
+                if let Ok(done) = tokio::time::timeout(Duration::from_secs(1), &mut work).await {
+                    return done;
+                }
+            }
+            panic!("it hangs");
+        })
     })
 }
 

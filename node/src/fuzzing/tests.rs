@@ -87,10 +87,17 @@ impl Mutation {
     }
 }
 
+/// What fuzzers kept for a target: inputs that together reach what it reaches, and those that once failed.
+fn corpus(target: &Target) -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/").to_owned() + target.name;
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    files.map(|file| std::fs::read(file.expect("a file").path()).expect("read")).collect()
+}
+
 fn run(target: &Target) {
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty(), "{} has something valid to begin from", target.name);
-    seeds.iter().for_each(|seed| (target.check)(seed));
+    seeds.iter().chain(&corpus(target)).for_each(|input| (target.check)(input));
     let config = || ProptestConfig {
         cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES),
         // The input is printed; as a file in the corpus it stays a test.
@@ -163,6 +170,7 @@ promises! {
     a_damaged_folder_opens_to_a_state_it_was_in_or_a_new_node_or_not_at_all "node_folder",
     any_payload_leads_every_replica_to_the_same_state "commands",
     engine_values_are_read_as_they_were_written_or_not_at_all "engine_values",
+    of_a_journal_of_the_engine_whole_batches_are_kept_and_nothing_behind_them "engine_journals",
     a_snapshot_is_taken_whole_or_not_at_all "snapshots",
     settings_are_shown_as_they_were_understood "settings",
 }

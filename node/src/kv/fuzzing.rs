@@ -8,9 +8,10 @@ use bytes::Bytes;
 use quorum::Position;
 
 use super::engine::memory::MemoryEngine;
-use super::engine::{Meta, decode_item, encode_item};
+use super::engine::{Meta, decode_item, encode_item, journal};
 use super::once::Row;
 use super::{Command, Condition, Item, Outcome, Store, StoreError, Value};
+use crate::fuzzing::forged;
 use crate::options::Limits;
 
 /// Commands one after the other, each behind its length. Two stores that drain at different times come to the same.
@@ -95,6 +96,22 @@ pub(crate) fn engine_seeds() -> Vec<Vec<u8>> {
     let outcome = Outcome::Put { version: 2 };
     let row = Row { revision: 7, stamped: 5, key: Bytes::from_static(b"request"), request: 3, outcome };
     vec![item, meta.encode().expect("written"), row.encode().expect("written")]
+}
+
+/// The first byte: whether checksums are made right ([`forged`]). Then a journal of the engine's.
+pub(crate) fn journals(data: &[u8]) {
+    let Some((&mode, journal)) = data.split_first() else { return };
+    let mut journal = journal.to_vec();
+    if forged(mode).1 {
+        journal::forge(&mut journal);
+    }
+    journal::fuzz(&journal);
+}
+
+pub(crate) fn journal_seeds() -> Vec<Vec<u8>> {
+    let items: [(&[u8], &[u8]); 3] = [(b"\x01key", b"value"), (b"\x02meta", &[7; 300]), (b"", b"")];
+    let batches = [&items[..], &items[1..2], &[]].map(journal::fuzz_batch).concat();
+    [0, 0x80].map(|mode| [&[mode][..], &batches, &[0; 40]].concat()).to_vec()
 }
 
 /// The first byte: whether checksums are made right. Then chunks, each behind its length. A chunk that is refused ends the import; what

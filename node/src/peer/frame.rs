@@ -120,6 +120,26 @@ pub(super) fn parse(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, Fra
     Ok(Some(Frame { kind, checked, rest: body }))
 }
 
+/// Makes these bytes a stream of whole frames, as a sender with bad intentions might: for [`super::fuzzing`], which would hardly guess a checksum. What
+/// was a frame before stays that.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn forge(mut stream: &mut [u8]) {
+    while stream.len() >= PREFACE {
+        let (preface, body) = stream.split_at_mut(PREFACE);
+        let number = |at: usize| u32::from_le_bytes([preface[at], preface[at + 1], preface[at + 2], preface[at + 3]]);
+        let (length, checked) = (number(0), number(4));
+        let length = crate::fuzzing::fitted(length, body.len());
+        let checked = crate::fuzzing::fitted(checked, length as usize);
+        preface[..4].copy_from_slice(&length.to_le_bytes());
+        preface[4..8].copy_from_slice(&checked.to_le_bytes());
+        preface[8..12].copy_from_slice(&GROUP.to_le_bytes());
+        preface[12] = VERSION;
+        let crc = checksum(&preface[..16], &body[..checked as usize]);
+        preface[16..].copy_from_slice(&crc.to_le_bytes());
+        stream = &mut body[length as usize..];
+    }
+}
+
 /// A socket with what was read ahead from it: for conversations of question and answer (handshake, introduction, snapshot).
 #[derive(Debug)]
 pub(super) struct Framed {

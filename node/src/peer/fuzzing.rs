@@ -9,7 +9,7 @@ use super::frame::{self, Frame};
 use super::handshake;
 use super::wire::{self, Incoming};
 use super::{CallError, Identity, Introduction, Welcome};
-use crate::fuzzing::{pieces, through_a_socket};
+use crate::fuzzing::{forged, pieces, through_a_socket};
 use crate::storage::record;
 use crate::testing::member;
 
@@ -46,11 +46,16 @@ fn framed(frame: &Frame) -> BytesMut {
     out
 }
 
-/// The first byte is the length of the pieces, the rest a stream of frames.
+/// The first byte is the length of the pieces, and whether checksums are made right ([`forged`]); the rest a stream of frames.
 pub(crate) fn frames(data: &[u8]) {
-    let Some((step, stream)) = data.split_first() else { return };
-    let (frames, error) = frames_of(std::iter::once(stream));
-    assert_eq!(frames_of(pieces(stream, *step)), (frames.clone(), error), "in pieces of {step}");
+    let Some((first, stream)) = data.split_first() else { return };
+    let ((step, forged), mut stream) = (forged(*first), stream.to_vec());
+    if forged {
+        frame::forge(&mut stream);
+    }
+    let (frames, error) = frames_of(std::iter::once(&stream[..]));
+    assert!(!forged || error.is_none(), "it was made right: {error:?}");
+    assert_eq!(frames_of(pieces(&stream, step)), (frames.clone(), error), "in pieces of {step}");
     for frame in frames {
         let again = frame::parse(&mut framed(&frame), FRAME_MAX).expect("a frame").expect("all of it");
         assert_eq!(again, frame);
@@ -61,22 +66,31 @@ pub(crate) fn frames(data: &[u8]) {
 pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let all: Vec<BytesMut> = contents().iter().map(framed).collect();
     let mut seeds: Vec<Vec<u8>> = all.iter().map(|one| [&b"\x05"[..], one].concat()).collect();
-    seeds.push([&b"\xff"[..], &all.concat()].concat());
+    seeds.extend([0x7f, 0xff].map(|first| [&[first][..], &all.concat()].concat()));
     seeds
 }
 
-/// The first byte is the kind, the second the length of the checked part; the rest are both parts.
+/// The first byte is the kind, and whether the checksums of records are made right ([`forged`]); the second the length of the checked part. The rest
+/// are both parts.
 pub(crate) fn messages(data: &[u8]) {
-    let Some((&[kind, checked], body)) = data.split_first_chunk::<2>() else { return };
-    let mut rest = Bytes::copy_from_slice(body);
-    let checked = rest.split_to(usize::from(checked).min(body.len()));
+    let Some((&[first, checked], body)) = data.split_first_chunk::<2>() else { return };
+    let ((kind, forged), mut body) = (forged(first), body.to_vec());
+    let checked = usize::from(checked).min(body.len());
+    if forged {
+        record::forge(&mut body[checked..]);
+    }
+    let mut rest = Bytes::from(body);
+    let checked = rest.split_to(checked);
     understand(Frame { kind, checked, rest });
 }
 
 pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     let short = |frame: &Frame| u8::try_from(frame.checked.len()).ok();
-    let of = |frame: &Frame| Some([&[frame.kind, short(frame)?], &frame.checked[..], &frame.rest].concat());
-    contents().iter().filter_map(of).collect()
+    let of = |frame: &Frame, first: u8| Some([&[first, short(frame)?], &frame.checked[..], &frame.rest].concat());
+    let contents = contents();
+    let forged =
+        contents.iter().filter(|frame| !frame.rest.is_empty()).filter_map(|frame| of(frame, frame.kind | 0x80));
+    contents.iter().filter_map(|frame| of(frame, frame.kind)).chain(forged).collect()
 }
 
 /// What a frame says is the same after it was written and read again.
@@ -122,7 +136,10 @@ where
 
 fn registry() -> handshake::Registry {
     let identity = Identity { id: NodeId(1), incarnation: 5, cluster: Some(ClusterId(9)), member: member(1) };
-    handshake::Registry::new(identity)
+    let mut registry = handshake::Registry::new(identity);
+    // Drawn anew in a node; here what is said must be the same each time.
+    registry.process = 5;
+    registry
 }
 
 pub(crate) fn value_seeds() -> Vec<Vec<u8>> {
@@ -184,9 +201,16 @@ fn contents() -> Vec<Frame> {
     frames
 }
 
-/// A connection is accepted alike in any pieces: the first byte is their length, the rest what a stranger sends before it closes its side.
+/// A connection is accepted alike in any pieces: the first byte is their length, the rest what a stranger sends before it closes its side. With checksums made
+/// right ([`forged`]) the rest is what follows the opening.
 pub(crate) fn openings(data: &[u8]) {
-    let Some((step, input)) = data.split_first() else { return };
+    let Some((first, input)) = data.split_first() else { return };
+    let ((step, forged), mut input) = (forged(*first), input.to_vec());
+    if forged {
+        frame::forge(&mut input);
+        input.splice(..0, handshake::opening());
+    }
+    let input = &input[..];
     let accept = |step: usize| {
         let mut outcome = None;
         let said = through_a_socket(input, step, async |socket| {
@@ -195,14 +219,14 @@ pub(crate) fn openings(data: &[u8]) {
         });
         (said, outcome)
     };
-    let (whole, cut) = (accept(usize::MAX), accept(usize::from(*step).max(1)));
+    let (whole, cut) = (accept(usize::MAX), accept(usize::from(step).max(1)));
     assert_eq!(whole, cut, "in pieces of {step}");
     let in_time = !matches!(&whole.1, Some(Err(error)) if *error == handshake::HandshakeError::Timeout.to_string());
     assert!(in_time, "a stranger that has said all it will is not waited for");
 }
 
-/// Far beyond what taking in a stranger needs.
-const STRANGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Whoever hangs is found by [`crate::fuzzing::block_on`], which a process that was stopped does not deceive.
+const STRANGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 pub(crate) fn opening_seeds() -> Vec<Vec<u8>> {
     let opening = |step: u8, version: u16| {
@@ -215,6 +239,7 @@ pub(crate) fn opening_seeds() -> Vec<Vec<u8>> {
     for (step, hello) in handshake::fuzz_seeds(&registry()).into_iter().enumerate() {
         let hello = hello.expect("written");
         seeds.push([&opening(7 * step as u8 + 1, handshake::VERSION)[..], &hello].concat());
+        seeds.push([&[0x80 + step as u8], &hello[..]].concat());
     }
     seeds
 }

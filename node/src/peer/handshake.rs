@@ -304,7 +304,7 @@ pub(super) fn tune(stream: &TcpStream, dead_after: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(dead_after))
 }
 
-fn opening() -> BytesMut {
+pub(super) fn opening() -> BytesMut {
     let mut out = BytesMut::from(&MAGIC[..]);
     out.put_u16_le(VERSION);
     out
@@ -430,7 +430,12 @@ pub(super) fn fuzz(registry: &Registry, frame: &Frame) {
 /// A greeting of each kind, and both answers.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz_seeds(registry: &Registry) -> Vec<Result<BytesMut, wire::WireError>> {
-    let hello = |lane| Hello { id: NodeId(2), process: 7, ..registry.hello(lane, Some(NodeId(1))) };
+    let hello = |lane| Hello {
+        id: NodeId(2),
+        process: 7,
+        member: crate::testing::member(2),
+        ..registry.hello(lane, Some(NodeId(1)))
+    };
     let accepted = Accepted { cluster: None, id: NodeId(2), incarnation: 3, process: 7, generation: 0 };
     vec![
         wire::value(HELLO, &hello(LaneKind::Control)),

@@ -15,13 +15,20 @@ use quorum::{ClusterId, Index, NodeId, Term};
 use super::memory::MemoryDisk;
 use super::segment::{BATCH_HEADER_BYTES, BATCH_MAGIC, FIRST_BATCH, SEGMENT_HEADER_BYTES};
 use super::{Batch, Log, Opened, RecordKind, open, record};
+use crate::fuzzing::forged;
 use crate::options::Limits;
 
 const DIR: &str = "/node";
 const RECORD_MAX: usize = 1 << 20;
 
-/// A stream of records.
+/// The first byte: whether checksums are made right ([`forged`]). Then a stream of records.
 pub(crate) fn records(data: &[u8]) {
+    let Some((&mode, stream)) = data.split_first() else { return };
+    let mut stream = stream.to_vec();
+    if forged(mode).1 {
+        record::forge(&mut stream);
+    }
+    let data = &stream[..];
     let mut rest = Bytes::copy_from_slice(data);
     let mut read = 0;
     while let Ok(Some(record)) = record::decode(&mut rest, RECORD_MAX) {
@@ -38,10 +45,11 @@ pub(crate) fn records(data: &[u8]) {
 pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
     let mut out = BytesMut::new();
     record::encode(&mut out, Term(1), Index(1), RecordKind::Empty, b"");
-    let one = out.to_vec();
+    let one = [&[0][..], &out].concat();
     record::encode(&mut out, Term(1), Index(2), RecordKind::Command, b"\x01\x01\x01\x00\x01\x00kvalue");
     record::encode(&mut out, Term(2), Index(3), RecordKind::Config, &record::encode_config(&crate::fuzzing::config()));
-    vec![one, out.to_vec()]
+    let all = |mode: u8| [&[mode], &out[..]].concat();
+    vec![one, all(0), all(0x80)]
 }
 
 /// A configuration.

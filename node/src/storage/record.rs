@@ -270,6 +270,23 @@ fn checksum(frame: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Makes these bytes a stream of whole records of this version, for [`crate::fuzzing`]: as frames between nodes are. Kinds, terms and
+/// indexes stay.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn forge(mut stream: &mut [u8]) {
+    while let Some(header) = Header::peek(stream) {
+        let length = crate::fuzzing::fitted((header.frame_bytes - HEADER_BYTES) as u32, stream.len() - HEADER_BYTES);
+        let (frame, rest) = stream.split_at_mut(HEADER_BYTES + length as usize);
+        frame[..4].copy_from_slice(&length.to_le_bytes());
+        frame[8] = VERSION;
+        frame[10..12].fill(0);
+        frame[12..16].copy_from_slice(&GROUP.to_le_bytes());
+        let crc = checksum(frame);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        stream = rest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,6 +9,10 @@
 //! Only the newest journal can be torn, for fjall syncs one before it begins the next. Whether what is left still meets what the engine
 //! promised (rot may be anywhere) is seen by its position, against the log's start: `opening` does that.
 //!
+//! Every start reads that journal once more for this. A full one (64 MiB) takes 8 ms of processor time with values of 4 KiB, 25 with values of 256 bytes, and
+//! 100 with values of 16, of which it holds 1.2 million (two cores, optimized); what was read is in memory when fjall reads it. So it is not made to depend on
+//! how the node ended: a mark of a clean end would be one more thing to be durable in the right order.
+//!
 //! This knows fjall's format, so fjall's version is pinned, and a test reads a journal of fjall's making to its end.
 
 use std::fs::{self, File};
@@ -183,6 +187,57 @@ impl<R: Read> Scan<R> {
     }
 }
 
+/// What reading a journal promises, for [`crate::kv::fuzzing`]: what is kept is read alike again, in whatever pieces, and nothing follows it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::kv) fn fuzz(journal: &[u8]) {
+    let of = |input: &[u8], piece| {
+        let input = BufReader::with_capacity(piece, input);
+        #[allow(clippy::expect_used, reason = "a check reports by panicking")]
+        Scan { input, at: 0, hash: Xxh3::new() }.whole_batches().expect("memory can be read")
+    };
+    let found = of(journal, BUFFER_BYTES);
+    assert_eq!(of(journal, 1), found);
+    let kept = usize::try_from(found.bytes).unwrap_or(usize::MAX);
+    assert!(kept <= journal.len() && (found.then == Then::Nothing || kept < journal.len()), "{found:?}");
+    assert_eq!(of(&journal[..kept], BUFFER_BYTES), Found { then: Then::Nothing, ..found });
+}
+
+/// A batch of these items, all of one keyspace.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::kv) fn fuzz_batch(items: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut batch = vec![START];
+    batch.extend_from_slice(&(items.len() as u32).to_le_bytes());
+    batch.extend_from_slice(&7_u64.to_le_bytes());
+    for (key, value) in items {
+        batch.extend_from_slice(&[ITEM, 0, 0]);
+        batch.extend_from_slice(&1_u64.to_le_bytes());
+        batch.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        batch.extend_from_slice(&[(value.len() as u32).to_le_bytes(); 2].concat());
+        batch.extend_from_slice(key);
+        batch.extend_from_slice(value);
+    }
+    batch.push(END);
+    batch.extend_from_slice(&[0; 8]);
+    batch.extend_from_slice(&TRAILER);
+    forge(&mut batch);
+    batch
+}
+
+/// Makes the checksums of these batches right as far as they look like batches.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::kv) fn forge(journal: &mut [u8]) {
+    let (mut start, ends) = (0, memchr::memmem::find_iter(journal, &TRAILER).collect::<Vec<_>>());
+    for end in ends {
+        // Behind the start, the number of items and the sequence number; before the end, its tag and the checksum.
+        let items = start + 13..end.saturating_sub(9);
+        if let Some(items) = journal.get(items) {
+            let hash = xxhash_rust::xxh3::xxh3_64(items);
+            journal[end - 8..end].copy_from_slice(&hash.to_le_bytes());
+            start = end + TRAILER.len();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt as _;
@@ -262,6 +317,15 @@ mod tests {
         assert!(synced > SYNCED * 5000 && end > synced + 5000, "{synced}, {end}");
         mend(journal.parent().expect("folder")).expect("nothing to do");
         assert_eq!(opened(store.path()), BATCHES);
+    }
+
+    #[test]
+    fn a_batch_made_for_the_fuzzer_is_one() {
+        let mut batches = fuzz_batch(&[(b"key", b"value"), (b"", b"")]);
+        batches.extend(fuzz_batch(&[]));
+        let whole = Found { batches: 2, bytes: batches.len() as u64, then: Then::Nothing };
+        let scan = Scan { input: &batches[..], at: 0, hash: Xxh3::new() };
+        assert_eq!(scan.whole_batches().expect("memory can be read"), whole);
     }
 
     #[test]
