@@ -27,7 +27,8 @@ pub(crate) fn settings(data: &[u8]) {
         for (name, (value, line)) in settings {
             assert!(!name.is_empty() && line <= text.lines().count());
             if !value.contains(['"', '\'']) {
-                let again = file::parse("f", &format!("{name}={value}"));
+                // In quotes, for blanks around a value count there; and exported, for a name that would begin a comment.
+                let again = file::parse("f", &format!("export {name}=\"{value}\""));
                 assert!(again.is_ok_and(|again| again.get(&name) == Some(&(value, 1))), "{name:?}");
             }
         }
@@ -38,6 +39,7 @@ pub(crate) fn setting_seeds() -> Vec<Vec<u8>> {
     ["150us", "0.1ms", "1.5 s", "500ms-1s", "24h", "64MiB", "1.5k", "9007199254740992", "yes", "µs", "1µs"]
         .map(|text| text.as_bytes().to_vec())
         .into_iter()
-        .chain([b"# a node\n\nexport ID=node7\nMIN_DELAY = 0.1ms\nDATA_DIR=\"/var/lib/my data\"\n".to_vec()])
+        .chain([b"# a node\n\nexport ID=node7\nMIN_DELAY = 0.1ms\nDATA_DIR=\"/var/lib/my data\"\nA='\t'\nexport #=b\n"
+            .to_vec()])
         .collect()
 }
