@@ -44,8 +44,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// A connection that lived this long was a good one: the next attempt is made at once.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
 
-/// Failed attempts after which a node that is no member is forgotten.
-const GUEST_ATTEMPTS: u32 = 5;
+/// Failed attempts after which a node that is no member, and is not connected here either, is forgotten.
+pub(super) const GUEST_ATTEMPTS: u32 = 5;
 
 /// How long a stopping lane may take to write what is queued.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -397,8 +397,7 @@ pub(super) async fn keep(shared: Arc<Shared>, peer: Arc<Peer>, lane: Arc<Lane>) 
                 shared.complain(&why);
                 *peer.trouble.lock() = Some(why);
                 failures += 1;
-                if failures >= GUEST_ATTEMPTS && !*peer.member.borrow() {
-                    shared.forget_guest(peer.id);
+                if failures >= GUEST_ATTEMPTS && shared.forget_guest(&peer) {
                     break;
                 }
             }

@@ -183,6 +183,11 @@ impl Registry {
         ))
     }
 
+    /// Whether this node is connected here to send messages.
+    pub(super) fn is_connected(&self, id: NodeId) -> bool {
+        self.seen.lock().get(&id).is_some_and(Seen::is_live)
+    }
+
     fn hello(&self, lane: LaneKind, expects: Option<NodeId>) -> Hello {
         Hello {
             cluster: self.cluster(),

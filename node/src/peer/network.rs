@@ -129,14 +129,20 @@ impl Shared {
         }
     }
 
-    /// A node that is no member could not be reached.
-    pub(super) fn forget_guest(&self, id: NodeId) {
+    /// A node could not be reached again and again. Whether it is dialed no more: no member is given up, nor a guest that is connected here. That one waits to be
+    /// answered, and said where it is when it connected: it will not say so again.
+    pub(super) fn forget_guest(&self, guest: &Arc<Peer>) -> bool {
         let mut peers = self.peers.write();
-        let gone = peers.get(&id).is_some_and(|p| !*p.member.borrow()).then(|| peers.remove(&id)).flatten();
-        drop(peers);
-        if let Some(peer) = gone {
-            peer.lanes().iter().for_each(|lane| lane.close());
+        let dialed = peers.get(&guest.id).is_some_and(|peer| Arc::ptr_eq(peer, guest));
+        if dialed && (*guest.member.borrow() || self.registry.is_connected(guest.id)) {
+            return false;
         }
+        if dialed {
+            peers.remove(&guest.id);
+        }
+        drop(peers);
+        guest.lanes().iter().for_each(|lane| lane.close());
+        true
     }
 
     fn set_members(self: &Arc<Self>, members: &[Member]) {

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::connection::GUEST_ATTEMPTS;
 use super::*;
 use crate::metrics::Metrics;
 use crate::storage::record::{self, RecordKind};
@@ -103,18 +104,20 @@ struct Spec {
     incarnation: u64,
     cluster: Option<u128>,
     port: u16,
+    /// Where it says that it is, if not where it listens.
+    announces: Option<String>,
     events: usize,
 }
 
 fn spec(id: u16) -> Spec {
-    Spec { id, incarnation: 1, cluster: Some(9), port: 0, events: 1024 }
+    Spec { id, incarnation: 1, cluster: Some(9), port: 0, announces: None, events: 1024 }
 }
 
 impl Node {
     async fn start(spec: Spec, adjust: impl FnOnce(&mut NetworkOptions)) -> Node {
         let listener = TcpListener::bind(("127.0.0.1", spec.port)).await.expect("port");
         let peer = listener.local_addr().expect("address").to_string();
-        let member = Member { peer, ..member(spec.id) };
+        let member = Member { peer: spec.announces.unwrap_or(peer), ..member(spec.id) };
         let mut options = NetworkOptions::default();
         adjust(&mut options);
         let cluster = spec.cluster.map(ClusterId);
@@ -473,6 +476,36 @@ async fn a_peer_that_restarts_on_its_port_is_reconnected() {
         }
         assert!(Instant::now() < deadline, "never again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_connected_here_is_dialed_until_it_can_be_answered() {
+    // The way to `a` is broken for longer than a guest is given: one connection after another is closed at once.
+    let way = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let announces = Some(way.local_addr().expect("address").to_string());
+    let port = crate::testing::ports::nobody().port();
+    let mut a = Node::start(Spec { announces, port, ..spec(1) }, |_| {}).await;
+    let b = Node::start(spec(2), |_| {}).await;
+    a.net.set_members(std::slice::from_ref(&b.member));
+    let opened = tokio::spawn(async move {
+        for _ in 0..2 * (GUEST_ATTEMPTS + 1) {
+            drop(way.accept().await);
+        }
+        loop {
+            let (mut near, _) = way.accept().await.expect("a connection");
+            let mut far = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        b.net.send(a.id(), heartbeat(1), Records::None);
+        if tokio::time::timeout(Duration::from_millis(20), a.message()).await.is_ok() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the guest was given up while it was connected");
+    }
+    opened.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

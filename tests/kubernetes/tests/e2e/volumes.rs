@@ -7,6 +7,7 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostPa
 use kube::{Api, Resource, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
 use quorate_kubernetes::{Arena, Clients};
+use quorate_operator::names;
 use quorate_tests::eventually_in;
 
 /// KVClusters made and deleted at once.
@@ -154,10 +155,14 @@ async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
 
     // What a resizer does once the volume has its size.
     let grown = serde_json::json!({"status": {"capacity": {"storage": "128Mi"}}});
-    for claim in arena.claims().list(&of).await.expect("claims").items {
-        let asked = claim.spec.and_then(|s| s.resources?.requests?.remove("storage"));
-        assert_eq!(asked.map(|q| q.0).as_deref(), Some("128Mi"));
-        let name = claim.metadata.name.expect("a name");
+    for pod in names::pods("demo", 3) {
+        let name = format!("data-{pod}");
+        eventually_in(PATIENCE, &format!("{name} asks for more"), async || {
+            let claim = arena.claims().get(&name).await.map_err(|e| e.to_string())?;
+            let asked = claim.spec.and_then(|s| s.resources?.requests?.remove("storage")).map(|q| q.0);
+            if asked.as_deref() == Some("128Mi") { Ok(()) } else { Err(format!("for {asked:?}")) }
+        })
+        .await;
         let done = arena.claims().patch_status(&name, &PatchParams::default(), &Patch::Merge(&grown)).await;
         done.expect("the claim's status");
     }
