@@ -140,8 +140,9 @@ async fn writes_go_on_while_the_leaders_node_and_then_a_followers_is_drained() {
     arena.end().await;
 }
 
+// Its name makes it the last: whoever comes after it would wait until the provisioner of volumes, too, has found back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_serves_without_an_api_server_and_is_looked_after_when_it_is_back() {
+async fn writes_go_on_without_an_api_server_and_the_cluster_is_looked_after_when_it_is_back() {
     let arena = arena("alone").await;
     let clients = Clients::start(&arena, "demo", 3).await;
     // The clients' own way is through the API server: meanwhile one in a pod writes.
