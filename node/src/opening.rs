@@ -180,6 +180,8 @@ fn settings(options: &NodeOptions, id: NodeId, incarnation: u64) -> Settings {
         election_max: micros(options.election.1),
         // A simulated delay is one of chance: some answers come soon.
         long_lines: options.delay.1 > Duration::ZERO,
+        append_entries_max: options.limits.append_entries,
+        promotion_lag_max: options.limits.promotion_lag,
         lease_reads: options.lease_reads,
         seed: (id.0 as u64) ^ ((id.0 >> 64) as u64) ^ incarnation,
         ..Settings::default()

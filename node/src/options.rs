@@ -56,7 +56,7 @@ pub struct Formation {
     pub write_quorum: usize,
 }
 
-/// Every bound of a node, shown by `/v1/status`.
+/// Every bound of a node, shown by `/v1/status`; but for the last two, which have no flag: nobody has needed to set them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Longest key, bytes.
@@ -85,6 +85,10 @@ pub struct Limits {
     pub segment_bytes: u64,
     /// Log kept behind the applied state for followers that lag, bytes: beyond it the log is cut and they get a snapshot.
     pub log_keep_bytes: u64,
+    /// Most entries in one append.
+    pub append_entries: usize,
+    /// How far behind the log's end a learner may be when it becomes a voter, in entries.
+    pub promotion_lag: u64,
 }
 
 impl Limits {
@@ -101,6 +105,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
+        let core = quorum::Settings::default();
         Limits {
             key_bytes: 4 << 10,
             value_bytes: 1 << 20,
@@ -115,6 +120,8 @@ impl Default for Limits {
             disk_reserve_bytes: 256 << 20,
             segment_bytes: 64 << 20,
             log_keep_bytes: 256 << 20,
+            append_entries: core.append_entries_max,
+            promotion_lag: core.promotion_lag_max,
         }
     }
 }

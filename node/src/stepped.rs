@@ -177,17 +177,14 @@ impl Machine {
         &mut self.turns
     }
 
-    /// Carries out the log's turn; the driver hears of it in its next one.
+    /// Carries out the log's turn. The next one may begin before the driver hears of this one, by [`Machine::report_wal`].
+    #[must_use]
     pub fn finish_wal(&mut self) -> Option<WalEvent> {
-        let event = self.turns.finish();
-        if let Some(event) = &event {
-            drop(self.wal_events.send(event.clone()));
-        }
-        event
+        self.turns.finish()
     }
 
-    /// Hands a failure of the log on to the driver.
-    pub fn wal_failed(&mut self, event: WalEvent) {
+    /// What the log reports, to be looked at in the driver's next turn.
+    pub fn report_wal(&mut self, event: WalEvent) {
         drop(self.wal_events.send(event));
     }
 

@@ -30,6 +30,9 @@ pub(crate) fn search(args: &[String]) -> ExitCode {
         let (hunt, seeds) = (hunt.flatten().unwrap_or(likely), crate::number(args, "--seeds").unwrap_or(within));
         let Some(found) = look(bug, hunt, from, seeds, text(args, "--invariant")) else {
             println!("{:<36} not seen in {seeds} seeds", bug.name());
+            if args.iter().any(|a| a == "--trace") {
+                broken(bug, hunt, from, true).trace.iter().for_each(|line| println!("{line}"));
+            }
             missed = true;
             continue;
         };

@@ -23,31 +23,47 @@ pub enum Hunt {
     Elections,
     /// The same with disks so slow that logs lag or stand still, in small segments, while stores are drained all the time; and losses of power.
     Slow,
+    /// Three nodes with short patience whose leaders are cut off as soon as they are elected, and that send one entry at a time over slow lines.
+    Reigns,
+    /// Leaders that are cut off with entries of their own, or with somebody who takes them, over slow disks of which drivers hear late; what is
+    /// sent comes twice.
+    Overwrites,
+    /// Leaders that hand over and get leadership back while what they said before is held back, and many impatient clients.
+    Rounds,
+    /// Leaders that are paused and replaced, and such clients.
+    Pauses,
     /// Leaders that are cut off, paused and replaced, and many clients, all of them at one key or two.
     Reads,
     /// Reads by lease of leaders that hear late of their successors, or whose voters restart.
     Leases,
     /// Changes of members and W whose leader is cut off or dies.
     Changes,
-    /// Logs that are cut soon, and nodes that were away so long that they need a snapshot, which may come late.
+    /// Logs that are cut soon, and nodes that were away so long that they need a snapshot.
     Snapshots,
+    /// The same where most come late, so that their sender has given them up and sent others.
+    Late,
     /// Clients that ask again under an idempotency key while nodes restart and get snapshots.
     Retries,
 }
 
 impl Hunt {
     /// All of them.
-    pub const ALL: [Hunt; 11] = [
+    pub const ALL: [Hunt; 16] = [
         Hunt::Plain,
         Hunt::Power,
         Hunt::Disks,
         Hunt::Rot,
         Hunt::Elections,
         Hunt::Slow,
+        Hunt::Reigns,
+        Hunt::Overwrites,
+        Hunt::Rounds,
+        Hunt::Pauses,
         Hunt::Reads,
         Hunt::Leases,
         Hunt::Changes,
         Hunt::Snapshots,
+        Hunt::Late,
         Hunt::Retries,
     ];
 
@@ -71,6 +87,7 @@ impl Hunt {
         if self == Hunt::Plain {
             return plan;
         }
+        plan = plan.without_delays();
         let nodes = dice.within(3, 5) as usize;
         let cut = [Fault::Split, Fault::Cut, Fault::Pause];
         (plan.fault_every, plan.think) = (150_000, 5_000);
@@ -110,6 +127,36 @@ impl Hunt {
                 (plan.segment_bytes, plan.log_keep_bytes, plan.overlay_bytes) = (8 << 10, 4 << 10, 400);
                 plan.clients = 10;
             }
+            Hunt::Reigns => {
+                plan = plan.with_faults(&[Fault::Isolate]).with_quorum(3, 2);
+                (plan.delay, plan.append_entries) = ((5_000, 30_000), 1);
+                (plan.fault_soon_after, plan.fault_at_once) = (150_000, 500);
+                plan.cut_lasts = (200_000, 1_200_000);
+                (plan.heartbeat, plan.election) = (50_000, (150_000, 300_000));
+                (plan.fault_every, plan.clients, plan.safety) = (1_000_000, 2, 20_000_000);
+            }
+            Hunt::Overwrites => {
+                plan = plan.with_faults(&[Fault::Strand, Fault::Isolate]);
+                plan = plan.with_quorum(nodes, dice.within(1, nodes as u64) as usize);
+                (plan.delay, plan.duplicates, plan.append_entries) = ((1_000, 30_000), 500, 3);
+                (plan.fsync, plan.hiccups, plan.report) = ((500, 5_000), 250, (0, 200_000));
+                (plan.heartbeat, plan.election) = (50_000, (200_000, 400_000));
+                (plan.fault_every, plan.cut_lasts) = (600_000, (200_000, 1_000_000));
+                plan.safety = 30_000_000;
+            }
+            Hunt::Rounds => {
+                plan = plan.with_faults(&[Fault::HoldBack, Fault::Isolate, Fault::Transfer]).with_quorum(3, 2);
+                (plan.delay, plan.fsync, plan.cut_lasts) = ((100, 2_000), (200, 1_000), (300_000, 1_000_000));
+                (plan.hold_lasts, plan.fault_soon_after) = ((1_000_000, 6_000_000), 400_000);
+                (plan.keys, plan.clients, plan.request_timeout) = (dice.within(1, 2) as usize, 16, 100_000);
+                (plan.fault_every, plan.safety) = (400_000, 20_000_000);
+            }
+            Hunt::Pauses => {
+                plan = plan.with_faults(&[Fault::Pause]).with_quorum(3, 2);
+                (plan.delay, plan.heartbeat, plan.election) = ((1_000, 5_000), 50_000, (150_000, 300_000));
+                (plan.keys, plan.clients, plan.request_timeout) = (1, 16, 200_000);
+                (plan.fault_every, plan.fault_soon_after, plan.safety) = (1_500_000, 1_000_000, 20_000_000);
+            }
             Hunt::Reads | Hunt::Leases => {
                 plan = plan.with_faults(&cut).with_quorum(nodes, 2);
                 plan.faults.extend([Fault::Transfer, Fault::Lag]);
@@ -123,13 +170,19 @@ impl Hunt {
             Hunt::Changes => {
                 plan = plan.with_faults(&cut);
                 plan.faults.extend([Fault::Crash, Fault::ChangeW, Fault::Remove, Fault::Promote, Fault::Campaign]);
-                plan.spares = dice.within(1, 2) as usize;
+                (plan.spares, plan.promotion_lag) = (dice.within(1, 2) as usize, 10);
             }
             Hunt::Snapshots => {
                 plan = plan.with_faults(&cut).with_quorum(nodes, 2);
                 plan.faults.extend([Fault::PowerLoss, Fault::ChangeW, Fault::BadNetwork]);
                 (plan.segment_bytes, plan.log_keep_bytes) = (8 << 10, 1 << 10);
                 plan.clients = 10;
+            }
+            Hunt::Late => {
+                plan = plan.with_faults(&[Fault::Crash, Fault::PowerLoss, Fault::Split]).with_quorum(nodes, 2);
+                (plan.segment_bytes, plan.log_keep_bytes, plan.overlay_bytes) = (8 << 10, 1 << 10, 400);
+                (plan.snapshot_takes, plan.snapshot_patience) = ((0, 800_000), 300_000);
+                (plan.fault_every, plan.clients) = (600_000, 10);
             }
             Hunt::Retries => {
                 plan.faults = vec![Fault::Crash, Fault::Blackout, Fault::PowerLoss, Fault::Split, Fault::Wipe];

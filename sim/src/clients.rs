@@ -304,8 +304,7 @@ impl Cluster {
         };
         if self.hosts[host].paused_until > self.now {
             // Meanwhile it waits in a socket, and may be given up like any other.
-            let rest = self.hosts[host].paused_until - self.now;
-            self.after(rest, Event::Asked(number));
+            self.when_it_goes_on(host, Event::Asked(number));
             return Ok(());
         }
         let Some(p) = &mut self.hosts[host].process else {

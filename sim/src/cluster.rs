@@ -29,7 +29,12 @@ use crate::truth::{Chronicle, Violation};
 /// What goes from host to host.
 pub enum Cargo {
     /// A message of the protocol, as on the wire.
-    Message(Bytes),
+    Message {
+        /// It.
+        bytes: Bytes,
+        /// Whether it goes by the connection for what must not wait behind entries.
+        control: bool,
+    },
     /// A whole snapshot.
     #[allow(missing_docs, reason = "the leader's term, the chunks, and the sender's number for it")]
     Snapshot { term: Term, chunks: Vec<Bytes>, number: u64 },
@@ -69,6 +74,8 @@ pub enum Event {
     Unreachable(usize, u64, NodeId),
     /// A turn of a log is done.
     WalDone(usize, u64),
+    /// A driver gets to hear of one.
+    Reported(usize, u64),
     /// A step towards the next segment is done.
     Prepared(usize, u64),
     /// A piece of a store's table is in its engine.
@@ -99,6 +106,18 @@ pub enum Event {
     Compare,
 }
 
+/// One of the two connections by which a node talks to another, while what is said there is held back.
+pub struct HeldBack {
+    /// Who talks.
+    pub from: usize,
+    /// To whom.
+    pub to: usize,
+    /// Whether it is the one for what must not wait behind entries.
+    pub control: bool,
+    /// Until when.
+    pub until: u64,
+}
+
 /// Directed links that are cut, by the fault that cut them.
 pub type Cuts = BTreeMap<u64, BTreeSet<(usize, usize)>>;
 
@@ -124,6 +143,8 @@ pub struct Cluster {
     pub cuts: Cuts,
     /// Hosts that hear everything late, by the fault that does it: by so many microseconds.
     pub lags: BTreeMap<u64, (usize, u64)>,
+    /// Connections that are held back, by the fault that does it.
+    pub held_back: BTreeMap<u64, HeldBack>,
     /// Whether the network is bad just now: losses and duplicates of a thousand, added to the plan's.
     pub bad: u64,
     /// Identities whose disks are gone.
@@ -143,8 +164,9 @@ const COMPARE_EVERY: u64 = 500_000;
 /// How often a node that is no member introduces itself.
 const INTRODUCE_EVERY: u64 = 500_000;
 
-/// How long a snapshot may be on its way.
-const SNAPSHOT_PATIENCE: u64 = 3_000_000;
+/// Within so many microseconds a process that goes on gets to what has come in meanwhile. It finds all of it at once, and which connection it reads first
+/// is chance: no more than it takes to look into some dozens of them.
+const WAKING: u64 = 5_000;
 
 impl Cluster {
     /// A cluster of empty machines.
@@ -166,6 +188,7 @@ impl Cluster {
             trace: Trace::new(traced),
             cuts: Cuts::new(),
             lags: BTreeMap::new(),
+            held_back: BTreeMap::new(),
             bad: 0,
             lost: BTreeSet::new(),
             all_named: false,
@@ -241,6 +264,7 @@ impl Cluster {
         let concerned = match &event {
             Event::Tick(h, n)
             | Event::WalDone(h, n)
+            | Event::Reported(h, n)
             | Event::Prepared(h, n)
             | Event::Drained(h, n)
             | Event::Worked(h, n, _)
@@ -258,8 +282,7 @@ impl Cluster {
         if let Some(host) = concerned
             && self.hosts[host].paused_until > self.now
         {
-            let rest = self.hosts[host].paused_until - self.now;
-            self.after(rest, event);
+            self.when_it_goes_on(host, event);
             return Ok(());
         }
         match event {
@@ -275,6 +298,7 @@ impl Cluster {
                 self.pump(host, false)
             }
             Event::WalDone(host, _) => self.wal_done(host),
+            Event::Reported(host, _) => self.reported(host),
             Event::Prepared(host, number) => self.prepared(host, number),
             Event::Drained(host, _) => self.drained(host),
             Event::Worked(host, _, work) => {
@@ -316,6 +340,19 @@ impl Cluster {
                 (0..self.hosts.len()).try_for_each(|host| self.compare(host))
             }
         }
+    }
+
+    /// Has something that came in at a paused process be looked at when that goes on: what came from one place in order, and before or after what came
+    /// from others.
+    pub(crate) fn when_it_goes_on(&mut self, host: usize, event: Event) {
+        let until = self.hosts[host].paused_until;
+        let from = match &event {
+            Event::Arrive(packet) => packet.from as u64,
+            Event::Asked(op) => WAKING + op,
+            _ => WAKING,
+        };
+        let its_turn = Dice::new(until ^ (from << 32)).within(1, WAKING);
+        self.after(until + its_turn - self.now, event);
     }
 
     /// The host whose node leads in the highest term, of those that run.

@@ -1,6 +1,6 @@
 //! One machine: a disk, an engine, a clock, and at most one process with a node in it; and what that process asks of the world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use quorate::kv::{MemoryHome, Store};
 use quorate::peer::{Records, Welcome};
 use quorate::stepped::{Answer, Machine, SnapshotEnd, World};
 use quorate::storage::memory::MemoryDisk;
-use quorate::storage::{Disk, Preparation};
+use quorate::storage::{Disk, Preparation, WalEvent};
 use quorum::{ClusterId, Index, Member, Message, NodeId, Term};
 use tokio::sync::oneshot;
 
@@ -167,6 +167,10 @@ pub struct Process {
     pub sending: BTreeMap<u64, Sending>,
     /// Whether a turn of the log is under way.
     pub wal_busy: bool,
+    /// What its log has reported and its driver has not looked at, oldest first.
+    pub reports: VecDeque<WalEvent>,
+    /// The newest configuration in its log of whose new voters it was seen, as the leader, how far behind they are.
+    pub taken_in: u64,
     /// Whether a piece of the store's table is on its way into the engine.
     pub draining: bool,
     /// The next segment being made.

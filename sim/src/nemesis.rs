@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorum::{Change, Config, Member, NodeId, Quorum};
 
-use crate::cluster::{Cluster, Event};
+use crate::cluster::{Cluster, Event, HeldBack};
 use crate::dice::Dice;
 use crate::host::Wait;
 use crate::plan::{Fault, Strike};
@@ -22,6 +22,7 @@ const TAIL_SPARED: u64 = 4_096;
 enum Undo {
     Links,
     Lag,
+    HeldBack,
     Network(u64),
     Slow(usize),
     Full(usize),
@@ -177,11 +178,18 @@ impl Cluster {
             Fault::Split | Fault::Cut => {
                 let links = if fault == Fault::Split { self.split(dice) } else { self.some_links(dice) };
                 self.cuts.insert(number, links);
-                self.undo_in(number, Undo::Links, dice.within(100_000, 4_000_000));
+                self.undo_in(number, Undo::Links, dice.within(self.plan.cut_lasts.0, self.plan.cut_lasts.1));
+            }
+            Fault::Isolate => {
+                let Some(leader) = self.leader() else { return Ok(false) };
+                let both_ways = |other| [(leader, other), (other, leader)];
+                self.cuts.insert(number, (0..self.hosts.len()).flat_map(both_ways).collect());
+                self.undo_in(number, Undo::Links, dice.within(self.plan.cut_lasts.0, self.plan.cut_lasts.1));
             }
             Fault::Lag => return self.lag(number, dice),
             Fault::Bounce => return Ok(self.bounce_others(number, dice)),
             Fault::Strand => return Ok(self.strand(number, dice)),
+            Fault::HoldBack => return Ok(self.hold_back(number, host, dice)),
             Fault::BadNetwork => {
                 let rate = dice.within(20, 400);
                 self.bad += rate;
@@ -280,6 +288,16 @@ impl Cluster {
         let apart = self.plan.election.1 + dice.within(100_000, 1_000_000);
         self.hosts[with].stalled_until = self.now + apart + dice.within(50_000, 500_000);
         self.undo_in(number, Undo::Links, apart);
+        true
+    }
+
+    fn hold_back(&mut self, number: u64, host: usize, dice: &mut Dice) -> bool {
+        let from = self.leader().filter(|_| dice.chance(500)).unwrap_or(host);
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|h| *h != from).collect();
+        let Some(to) = dice.pick(&others) else { return false };
+        let (control, time) = (dice.chance(700), dice.within(self.plan.hold_lasts.0, self.plan.hold_lasts.1));
+        self.held_back.insert(number, HeldBack { from, to, control, until: self.now + time });
+        self.undo_in(number, Undo::HeldBack, time);
         true
     }
 
@@ -428,6 +446,11 @@ impl Cluster {
                 self.cuts.remove(&number);
                 self.lags.remove(&number);
             }
+            Some(Undo::HeldBack) => {
+                if let Some(held) = self.held_back.remove(&number) {
+                    self.tempt(held.from);
+                }
+            }
             Some(Undo::Network(rate)) => self.bad -= rate,
             Some(Undo::Slow(host)) => self.hosts[host].slow = 1,
             Some(Undo::Full(host)) => self.hosts[host].disk.set_free(u64::MAX),
@@ -443,6 +466,7 @@ impl Cluster {
         }
         self.cuts.clear();
         self.lags.clear();
+        self.held_back.clear();
         self.bad = 0;
         // Of the first nodes none may be left: whoever has an empty one to be taken in has to say where a member is.
         self.all_named = true;
@@ -450,7 +474,8 @@ impl Cluster {
         for (host, p) in self.hosts.iter_mut().enumerate().filter_map(|(i, h)| Some((i, h.process.as_mut()?))) {
             p.targets = everyone.clone().filter(|to| *to != host).collect();
         }
-        (self.plan.loss, self.plan.duplicates) = (0, 0);
+        (self.plan.loss, self.plan.duplicates, self.plan.snapshot_takes) = (0, 0, (0, 0));
+        (self.plan.hiccups, self.plan.report) = (0, (0, 0));
         for host in 0..self.hosts.len() {
             let h = &mut self.hosts[host];
             (h.slow, h.stalled_until) = (1, 0);

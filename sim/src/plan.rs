@@ -19,12 +19,16 @@ pub enum Fault {
     Split,
     /// Some directed links are cut.
     Cut,
+    /// The leader is cut off from everybody.
+    Isolate,
     /// A leader hears everything late, by about the time an election takes, while it is mute or just handing over.
     Lag,
     /// A node that is cut off from the leader wants to lead, and the others, who stood by the leader, restart at once.
     Bounce,
     /// The leader is cut off together with another node whose disk does not finish anything; then they are back, the disk later.
     Strand,
+    /// What one node says to another on one of their two connections is held back for a while, and then arrives.
+    HoldBack,
     /// Messages get lost, doubled and late.
     BadNetwork,
     /// A disk is slow for a while.
@@ -55,8 +59,8 @@ pub enum Fault {
     Promote,
 }
 
-/// Every kind of fault.
-pub const FAULTS: [Fault; 24] = [
+/// Every kind of fault; new ones come last.
+pub const FAULTS: [Fault; 26] = [
     Fault::Crash,
     Fault::PowerLoss,
     Fault::Blackout,
@@ -81,7 +85,12 @@ pub const FAULTS: [Fault; 24] = [
     Fault::ChangeW,
     Fault::Remove,
     Fault::Promote,
+    Fault::Isolate,
+    Fault::HoldBack,
 ];
+
+/// So many of them have always been there.
+const FIRST_FAULTS: usize = 24;
 
 /// One fault, as it was, or as it is to be again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +118,16 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// The mean time between two faults.
     pub fault_every: u64,
+    /// How long links are cut.
+    pub cut_lasts: (u64, u64),
+    /// How long a connection is held back.
+    pub hold_lasts: (u64, u64),
     /// The very faults, in order, instead of drawn ones.
     pub script: Option<Vec<Strike>>,
-    /// How long at most after an election, or after a snapshot has come, there is one more fault, at the node it concerns; none for zero.
+    /// How long at most after an election, or after a snapshot or what was held back has come, there is one more fault, at the node it concerns; none for zero.
     pub fault_soon_after: u64,
+    /// Of a thousand such faults, how many come within a twentieth of that: before anybody else has heard of what happened.
+    pub fault_at_once: u64,
     /// How long faults go on.
     pub safety: u64,
     /// Within what time after the last fault the cluster must be whole again.
@@ -129,8 +144,16 @@ pub struct Plan {
     pub loss: u64,
     /// Messages delivered twice of a thousand.
     pub duplicates: u64,
+    /// How long a snapshot takes besides, and when its sender gives it up.
+    pub snapshot_takes: (u64, u64),
+    /// See there.
+    pub snapshot_patience: u64,
     /// How long a turn of a log takes.
     pub fsync: (u64, u64),
+    /// Turns of a log of a thousand that take as long as an election does, or several times that.
+    pub hiccups: u64,
+    /// How long after a turn of its log a driver gets to hear of it. The log goes on meanwhile.
+    pub report: (u64, u64),
     /// Time between heartbeats.
     pub heartbeat: u64,
     /// Election timeouts.
@@ -143,6 +166,10 @@ pub struct Plan {
     pub segment_bytes: u64,
     /// Log kept behind the applied state.
     pub log_keep_bytes: u64,
+    /// Most entries in one append.
+    pub append_entries: usize,
+    /// How far behind a learner may be when it becomes a voter.
+    pub promotion_lag: u64,
     /// Bytes of the overlay at which it is drained.
     pub overlay_bytes: usize,
     /// In pieces of so many bytes.
@@ -164,10 +191,14 @@ impl Plan {
         let write_quorum = dice.within(1, nodes as u64) as usize;
         // A swarm: few kinds of faults at a time reach depths that all of them together do not.
         let share = dice.pick(&[150, 300, 500, 800]).unwrap_or(300);
-        let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| dice.chance(share)).collect();
+        let (first, later) = FAULTS.split_at(FIRST_FAULTS);
+        let mut faults: Vec<Fault> = first.iter().copied().filter(|_| dice.chance(share)).collect();
         if faults.is_empty() {
             faults.push(Fault::Crash);
         }
+        // What was thought of later has dice of its own, so that the rest of a seed's plan stays as it was.
+        let mut more = Dice::new(seed ^ 0x6d6f_7265);
+        faults.extend(later.iter().copied().filter(|_| more.chance(share)));
         let lease_reads = dice.chance(300);
         if lease_reads {
             // A lease relies on clocks that run at nearly the same rate.
@@ -183,8 +214,11 @@ impl Plan {
             spares: if dice.chance(300) { dice.within(1, 2) as usize } else { 0 },
             faults,
             fault_every: dice.pick(&[150_000, 400_000, 1_000_000]).unwrap_or(400_000),
+            cut_lasts: (100_000, 4_000_000),
+            hold_lasts: (50_000, 3_000_000),
             script: None,
             fault_soon_after: 0,
+            fault_at_once: 0,
             safety: dice.within(6, 14) * 1_000_000,
             recovery: 90_000_000,
             clients: dice.within(2, 5) as usize,
@@ -193,13 +227,19 @@ impl Plan {
             delay: (100, slowest),
             loss: dice.pick(&[0, 0, 5, 30]).unwrap_or(0),
             duplicates: dice.pick(&[0, 0, 5, 30]).unwrap_or(0),
+            snapshot_takes: (0, more.pick(&[0, 0, 2_000_000]).unwrap_or(0)),
+            snapshot_patience: 3_000_000,
             fsync: (fsync / 5, fsync),
+            hiccups: more.pick(&[0, 0, 0, 10]).unwrap_or(0),
+            report: (0, more.pick(&[0, 0, 5_000]).unwrap_or(0)),
             heartbeat,
             election: (shortest, shortest * 2),
             lease_reads,
             drift: dice.pick(&[0, 10, 40]).unwrap_or(0),
             segment_bytes: dice.pick(&[16 << 10, 64 << 10]).unwrap_or(64 << 10),
             log_keep_bytes: dice.pick(&[4 << 10, 16 << 10, 256 << 10]).unwrap_or(16 << 10),
+            append_entries: more.pick(&[4_096, 4_096, 1, 3]).unwrap_or(4_096),
+            promotion_lag: more.pick(&[1_000, 10]).unwrap_or(1_000),
             overlay_bytes: dice.pick(&[400, 2_000, 1 << 20]).unwrap_or(2_000),
             piece_bytes: dice.pick(&[100, 1_000]).unwrap_or(1_000),
             request_timeout: dice.pick(&[500_000, 2_000_000]).unwrap_or(2_000_000),
@@ -207,6 +247,14 @@ impl Plan {
             // Not drawn, so that every seed means what it always did: `Plan::with_retries`.
             retries: false,
         }
+    }
+
+    /// The same with logs, snapshots and appends as quick and as large as they can be.
+    #[must_use]
+    pub fn without_delays(mut self) -> Plan {
+        (self.snapshot_takes, self.hiccups, self.report) = ((0, 0), 0, (0, 0));
+        (self.append_entries, self.promotion_lag) = (4_096, 1_000);
+        self
     }
 
     /// The same with other numbers of copies.

@@ -77,8 +77,8 @@ macro_rules! settings {
     };
 }
 
-settings!(nodes write_quorum spares safety recovery clients keys think delay loss duplicates fsync heartbeat election lease_reads drift
-    segment_bytes log_keep_bytes overlay_bytes piece_bytes request_timeout tick);
+settings!(nodes write_quorum spares cut_lasts hold_lasts safety recovery clients keys think delay loss duplicates snapshot_takes snapshot_patience fsync hiccups report heartbeat election lease_reads drift
+    segment_bytes log_keep_bytes append_entries promotion_lag overlay_bytes piece_bytes request_timeout tick);
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -371,6 +371,7 @@ impl LimitArgs {
             disk_reserve_bytes: self.disk_reserve.unwrap_or(defaults.disk_reserve_bytes),
             segment_bytes: self.segment_size.unwrap_or(defaults.segment_bytes),
             log_keep_bytes: self.log_keep.unwrap_or(defaults.log_keep_bytes),
+            ..defaults
         };
         for (flag, value) in [
             ("--key-max (KEY_MAX)", limits.key_bytes),

@@ -92,6 +92,17 @@ impl Cluster {
         }
     }
 
+    /// What the disks hold.
+    pub(super) fn disks(&self) -> Disks<'_> {
+        let mut disks = Disks::new();
+        // A copied folder gives two machines one identity: the first one's is the original.
+        for h in self.hosts.iter().rev() {
+            disks.extend(h.identity.map(|id| (id, Some(&h.durable))));
+        }
+        disks.extend(self.lost.iter().map(|id| (*id, None)));
+        disks
+    }
+
     /// A leader says that a write is done: before anybody hears of it.
     pub(super) fn acknowledged(&mut self, host: usize, op: u64, written: &Written) -> Result<(), Violation> {
         let Some(p) = &self.hosts[host].process else { return Ok(()) };
@@ -99,14 +110,8 @@ impl Cluster {
             return Ok(());
         };
         let Some(chronicle) = self.chronicles.get(&cluster.0) else { return Ok(()) };
-        let mut disks = Disks::new();
-        // A copied folder gives two machines one identity: the first one's is the original.
-        for h in self.hosts.iter().rev() {
-            disks.extend(h.identity.map(|id| (id, Some(&h.durable))));
-        }
-        disks.extend(self.lost.iter().map(|id| (*id, None)));
         let copies = self.clients.copies_of(op);
-        durability::acknowledged(chronicle, &config, &disks, written.revision, copies)?;
+        durability::acknowledged(chronicle, &config, &self.disks(), written.revision, copies)?;
         self.clients.check_outcome(op, chronicle, written)
     }
 }

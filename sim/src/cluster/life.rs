@@ -2,7 +2,7 @@
 //!
 //! Before: the loop of events, the nemesis. After: [`super::turn`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ impl Cluster {
         options.limits = Limits {
             segment_bytes: plan.segment_bytes,
             log_keep_bytes: plan.log_keep_bytes,
+            append_entries: plan.append_entries,
+            promotion_lag: plan.promotion_lag,
             overlay_bytes: plan.overlay_bytes,
             ..Limits::default()
         };
@@ -82,6 +84,8 @@ impl Cluster {
             work: BTreeMap::new(),
             sending: BTreeMap::new(),
             wal_busy: false,
+            reports: VecDeque::new(),
+            taken_in: 0,
             draining: false,
             preparation: None,
             leaving: false,
@@ -139,7 +143,8 @@ impl Cluster {
             }
             let done = h.dice.below(8);
             h.disk.fail_after(done);
-            process.machine.finish_wal();
+            // Nobody is left to hear of it.
+            drop(process.machine.finish_wal());
         }
         if process.draining && h.dice.chance(500) {
             // The batch and its sync; what was written and not synced is at the mercy of the power.

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use quorate::peer::{PeerEvent, Records};
 use quorate::stepped;
-use quorum::{Index, NodeId, Term};
+use quorum::{Body, Index, NodeId, Term};
 use tokio::sync::oneshot;
 
-use super::{Cargo, Cluster, Event, Packet, SNAPSHOT_PATIENCE, Sender};
+use super::{Cargo, Cluster, Event, HeldBack, Packet, Sender};
 use crate::host::{Host, Sending, Wait};
 use crate::invariants::{Seen, durability, no_forgetful_voter};
 use crate::truth::Violation;
@@ -48,7 +48,8 @@ impl Cluster {
             self.say(host, || format!("-> h{place}  {text}"));
         }
         let bytes = stepped::encode_message(&message, &pieces);
-        self.ship(host, place, Some(to), Cargo::Message(bytes));
+        let control = !matches!(message.body, Body::Append { .. });
+        self.ship(host, place, Some(to), Cargo::Message { bytes, control });
         Ok(())
     }
 
@@ -57,21 +58,32 @@ impl Cluster {
         let Some(sender) = self.sender(from) else { return };
         let (low, high) = self.plan.delay;
         let mut delay = self.dice.within(low, high);
-        if matches!(cargo, Cargo::Snapshot { .. }) && self.dice.chance(self.bad) {
-            // It is large, and may arrive when its sender has given it up and sent another.
-            delay += self.dice.within(high, 2 * SNAPSHOT_PATIENCE);
+        if matches!(cargo, Cargo::Snapshot { .. }) {
+            let (least, most) = self.plan.snapshot_takes;
+            if most > 0 {
+                delay += self.dice.within(least, most);
+            }
+            if self.dice.chance(self.bad) {
+                // It is large, and may arrive when its sender has given it up and sent another.
+                delay += self.dice.within(high, 2 * self.plan.snapshot_patience);
+            }
         }
         if self.dice.chance(self.bad) {
             delay += self.dice.within(high, high * 20 + 100_000);
         }
         delay += self.lags.values().filter(|(host, _)| *host == to).map(|(_, late)| late).sum::<u64>();
+        if let Cargo::Message { control, .. } = cargo {
+            let here = |h: &&HeldBack| (h.from, h.to, h.control) == (from, to, control);
+            delay += self.held_back.values().filter(here).map(|h| h.until - self.now).max().unwrap_or(0);
+        }
         if self.dice.chance(self.plan.loss + self.bad) {
             return;
         }
-        if let Cargo::Message(bytes) = &cargo
+        if let Cargo::Message { bytes, control } = &cargo
             && self.dice.chance(self.plan.duplicates + self.bad)
         {
-            let again = Packet { from, sender, to, to_id, cargo: Cargo::Message(bytes.clone()) };
+            let cargo = Cargo::Message { bytes: bytes.clone(), control: *control };
+            let again = Packet { from, sender, to, to_id, cargo };
             let later = delay + self.dice.within(low, high * 10);
             self.after(later, Event::Arrive(Box::new(again)));
         }
@@ -104,7 +116,7 @@ impl Cluster {
             Some(place) if !chunks.is_empty() => {
                 self.nemesis.snapshots += 1;
                 self.say(host, || format!("-> h{place}  SNAPSHOT up to {last}"));
-                self.after(SNAPSHOT_PATIENCE, lost);
+                self.after(self.plan.snapshot_patience, lost);
                 self.ship(host, place, Some(to), Cargo::Snapshot { term, chunks, number });
             }
             _ => self.after(20_000, lost),
@@ -185,7 +197,7 @@ impl Cluster {
         }
         p.heard_at.insert(id, self.now);
         match cargo {
-            Cargo::Message(bytes) => match stepped::decode_message(&bytes) {
+            Cargo::Message { bytes, .. } => match stepped::decode_message(&bytes) {
                 Ok((message, records)) => {
                     p.machine.arrive(PeerEvent::Message { from: id, cluster: theirs, message, records });
                 }

@@ -95,7 +95,10 @@ impl Cluster {
         let stalled = h.stalled_until.saturating_sub(self.now);
         let slow = h.slow;
         let took = self.dice.within(self.plan.fsync.0, self.plan.fsync.1) * syncs * slow + stalled;
-        self.after(took, Event::WalDone(host, number));
+        let longest = self.plan.election.1;
+        let hiccups = self.plan.hiccups > 0 && self.dice.chance(self.plan.hiccups);
+        let hiccup = if hiccups { self.dice.within(longest / 2, longest * 3) } else { 0 };
+        self.after(took + hiccup, Event::WalDone(host, number));
         if emptied {
             self.tempt(host);
         }
@@ -103,10 +106,11 @@ impl Cluster {
     }
 
     /// Something happened at a host that a fault is likely to spoil.
-    pub(super) fn tempt(&mut self, host: usize) {
+    pub(crate) fn tempt(&mut self, host: usize) {
         // A script has these faults among its own.
         if self.plan.fault_soon_after > 0 && self.plan.script.is_none() {
-            let next = self.dice.within(0, self.plan.fault_soon_after);
+            let at_once = self.plan.fault_at_once > 0 && self.dice.chance(self.plan.fault_at_once);
+            let next = self.dice.within(0, self.plan.fault_soon_after / if at_once { 20 } else { 1 });
             self.after(next, Event::Strike(host));
         }
     }
@@ -117,21 +121,40 @@ impl Cluster {
         p.wal_busy = false;
         let jobs: Vec<Job> = p.machine.wal().under_way().to_vec();
         let event = p.machine.finish_wal();
-        if matches!(event, Some(WalEvent::Failed { .. })) {
-            // What the disk holds now is not certain any more: what was overwritten may be gone, though the write was reported as failed.
-            jobs.iter().for_each(|job| note_overwritten(&mut h.durable, job));
-            return self.pump(host, false);
-        }
+        let failed = matches!(event, Some(WalEvent::Failed { .. }));
         for job in jobs {
-            note_durable(&mut h.durable, job);
+            if failed {
+                // What the disk holds now is not certain any more: what was overwritten may be gone, though the write was reported as failed.
+                note_overwritten(&mut h.durable, &job);
+            } else {
+                note_durable(&mut h.durable, job);
+            }
         }
-        if p.preparation.is_none()
+        p.reports.extend(event);
+        if !failed
+            && p.preparation.is_none()
             && let Some(preparation) = p.machine.wal().preparation()
         {
             p.preparation = Some(preparation);
             let number = p.number;
             let took = self.dice.within(self.plan.fsync.0, self.plan.fsync.1);
             self.after(took, Event::Prepared(host, number));
+        }
+        let (low, high) = self.plan.report;
+        if high == 0 {
+            return self.reported(host);
+        }
+        // The log's thread takes what is queued; its driver hears of it when it gets to it.
+        let late = self.dice.within(low, high);
+        let number = self.hosts[host].process.as_ref().map_or(0, |p| p.number);
+        self.after(late, Event::Reported(host, number));
+        self.begin_wal(host)
+    }
+
+    pub(super) fn reported(&mut self, host: usize) -> Result<(), Violation> {
+        let Some(p) = &mut self.hosts[host].process else { return Ok(()) };
+        if let Some(event) = p.reports.pop_front() {
+            p.machine.report_wal(event);
         }
         self.pump(host, false)
     }
@@ -150,7 +173,7 @@ impl Cluster {
             Err(error) => p.machine.wal().prepared(preparation, Err(error)),
         };
         if let Some(event) = failed {
-            p.machine.wal_failed(event);
+            p.machine.report_wal(event);
         }
         self.pump(host, false)
     }
@@ -170,6 +193,20 @@ impl Cluster {
             self.nemesis.reigns += 1;
             self.tempt(host);
             self.say(host, || "LEADS".into());
+        }
+        self.look_at_new_voters(host)
+    }
+
+    fn look_at_new_voters(&mut self, host: usize) -> Result<(), Violation> {
+        let h = &self.hosts[host];
+        let Some(p) = h.process.as_ref().filter(|p| p.machine.replica().role() == Role::Leader) else { return Ok(()) };
+        if p.machine.replica().config().is_none_or(|c| c.version <= p.taken_in) {
+            return Ok(());
+        }
+        let seen = Seen { name: &h.name, process: p.number, replica: p.machine.replica(), durable: &h.durable };
+        let newest = configuration_safety::taken_in(&seen, &self.disks(), p.taken_in, self.plan.promotion_lag)?;
+        if let Some(p) = &mut self.hosts[host].process {
+            p.taken_in = newest;
         }
         Ok(())
     }

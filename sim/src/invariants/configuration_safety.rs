@@ -1,10 +1,10 @@
 //! Committed configurations follow one another by the rules: by one version each, voters and W only through a joint one, and a joint one is ended by its
-//! own final one. One change at a time: of those in a log all but the newest are committed. Every node goes by those that its log has, and leaves for
-//! good only when a committed one does without it.
+//! own final one. One change at a time: of those in a log all but the newest are committed. Nobody is made a voter before it has nearly all of the log.
+//! Every node goes by the configurations that its log has, and leaves for good only when a committed one does without it.
 
 use quorum::{Config, NodeId};
 
-use super::Seen;
+use super::{Disks, Seen};
 use crate::truth::{Chronicle, Violation};
 
 fn ids(config: &Config) -> Vec<NodeId> {
@@ -71,6 +71,29 @@ pub fn in_force(chronicle: &Chronicle, seen: &Seen<'_>) -> Result<(), Violation>
         }
     }
     Ok(())
+}
+
+/// A node after a turn: the configurations that it has made, as the leader, from version `after` on. Returns the newest one that it has.
+///
+/// # Errors
+/// When it makes a voter of one whose disk holds nothing, or less of the log than all but `lag` entries: writes would wait for that one.
+pub fn taken_in(seen: &Seen<'_>, disks: &Disks<'_>, after: u64, lag: u64) -> Result<u64, Violation> {
+    let replica = seen.replica;
+    let newest = replica.configs().last().filter(|(_, config)| config.version > after);
+    let Some((index, config)) = newest else { return Ok(after) };
+    let Some(before) = config.outgoing.as_ref().filter(|_| replica.term_at(index) == Some(replica.term())) else {
+        return Ok(config.version);
+    };
+    for voter in config.voters.iter().filter(|v| before.voters.iter().all(|b| b.id != v.id)) {
+        // Of a disk that is gone nobody knew that.
+        let Some(Some(disk)) = disks.get(&voter.id) else { continue };
+        if disk.last() == 0 || disk.last() + lag < index.0 - 1 {
+            let (name, last) = (seen.name, disk.last());
+            let what = format!("{name} makes a voter at {index} of {}, whose disk ends at {last}", voter.name);
+            return Violation::of("configuration_safety", what);
+        }
+    }
+    Ok(config.version)
 }
 
 /// A node has set its data aside, since configuration `version`, the newest it has, and a committed one do without it.

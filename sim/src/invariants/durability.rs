@@ -11,14 +11,18 @@ use crate::truth::{Chronicle, Violation};
 /// When it says that entries are durable that are not.
 pub fn promised(seen: &Seen<'_>, message: &Message) -> Result<(), Violation> {
     let Body::Appended { durable } = message.body else { return Ok(()) };
-    let held = match seen.replica.term_at(durable) {
+    let term = seen.replica.term_at(durable);
+    let held = match term {
         Some(term) => seen.durable.holds(durable.0, term.0),
         None => seen.durable.last() >= durable.0,
     };
     if held {
         return Ok(());
     }
-    let what = format!("{} says that {durable} is durable, its disk ends at {}", seen.name, seen.durable.last());
+    let entry = |term: Option<u64>| term.map_or("nothing".to_owned(), |term| format!("{durable}@{term}"));
+    let (name, last) = (seen.name, seen.durable.last());
+    let (said, there) = (entry(term.map(|t| t.0)), entry(seen.durable.terms.get(&durable.0).copied()));
+    let what = format!("{name} says that {said} is durable; its disk has {there} there and ends at {last}");
     Violation::of("durability", what)
 }
 
