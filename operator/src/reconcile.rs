@@ -124,7 +124,10 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     let recorded =
         record_formation(cluster, context, &wanted, &seen, &before).await.map_err(failed("recording the identity"))?;
     let mut plan = plan(&wanted, &seen, &recorded);
-    let acted = act(context, &wanted, &seen, &recorded, &plan, cluster).await;
+    let mut acted = Acted::default();
+    if let Err(error) = act(context, &wanted, &seen, &recorded, &plan, cluster, &mut acted).await {
+        acted.trouble = Some(error);
+    }
     if acted.unnoticed && matches!(plan.progress.phase, Phase::Settled | Phase::GrowingVolumes) {
         // Planned on StatefulSets that this pass has changed.
         plan.progress = plan::taking_over();
@@ -199,21 +202,6 @@ struct Acted {
 
 /// Brings the objects about and takes the step.
 async fn act(
-    context: &Context,
-    wanted: &Wanted,
-    seen: &Observed,
-    recorded: &KVClusterStatus,
-    plan: &Plan,
-    cluster: &KVCluster,
-) -> Acted {
-    let mut acted = Acted::default();
-    if let Err(error) = carry_out(context, wanted, seen, recorded, plan, cluster, &mut acted).await {
-        acted.trouble = Some(error);
-    }
-    acted
-}
-
-async fn carry_out(
     context: &Context,
     wanted: &Wanted,
     seen: &Observed,
