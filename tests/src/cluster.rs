@@ -255,14 +255,15 @@ impl Cluster {
 
     /// Waits until every node belongs, as a voter, and has caught up.
     pub async fn all_ready(&self) {
-        eventually("all nodes are ready voters of a formed cluster", || async {
+        eventually("all nodes are ready voters of a formed cluster that is not changing", || async {
             for node in &self.nodes {
                 let s = node.try_status().await?;
                 let voter = s.node.membership == quorate_api::Membership::Voter;
-                if !(s.node.ready && s.formed && voter && s.leader.is_some()) {
+                // While one change of the configuration is under way another is refused.
+                if !(s.node.ready && s.formed && voter && s.leader.is_some()) || s.config.changing {
                     return Err(format!(
-                        "{}: ready={} {:?} {}",
-                        s.node.name, s.node.ready, s.node.membership, s.node.role
+                        "{}: ready={} {:?} {} changing={}",
+                        s.node.name, s.node.ready, s.node.membership, s.node.role, s.config.changing
                     ));
                 }
             }
