@@ -25,8 +25,8 @@ pub enum Hunt {
     Slow,
     /// Three nodes with short patience whose leaders are cut off as soon as they are elected, and that send one entry at a time over slow lines.
     Reigns,
-    /// Leaders that are cut off with entries of their own, or with somebody who takes them, over slow disks of which drivers hear late; what is
-    /// sent comes twice.
+    /// Leaders that come and go since turns of their logs take as long as elections, and drivers hear late of them; of what is sent some is lost, and
+    /// much comes twice.
     Overwrites,
     /// Leaders that hand over and get leadership back while what they said before is held back, and many impatient clients.
     Rounds,
@@ -136,13 +136,11 @@ impl Hunt {
                 (plan.fault_every, plan.clients, plan.safety) = (1_000_000, 2, 20_000_000);
             }
             Hunt::Overwrites => {
-                plan = plan.with_faults(&[Fault::Strand, Fault::Isolate]);
-                plan = plan.with_quorum(nodes, dice.within(1, nodes as u64) as usize);
-                (plan.delay, plan.duplicates, plan.append_entries) = ((1_000, 30_000), 500, 3);
-                (plan.fsync, plan.hiccups, plan.report) = ((500, 5_000), 250, (0, 200_000));
+                plan = plan.with_faults(&[Fault::Campaign, Fault::Transfer]).with_quorum(nodes, nodes.div_ceil(2));
+                (plan.delay, plan.loss, plan.duplicates) = ((1_000, 30_000), 150, 500);
+                (plan.fsync, plan.hiccups, plan.report) = ((500, 5_000), 200, (0, 100_000));
                 (plan.heartbeat, plan.election) = (50_000, (200_000, 400_000));
-                (plan.fault_every, plan.cut_lasts) = (600_000, (200_000, 1_000_000));
-                plan.safety = 30_000_000;
+                (plan.append_entries, plan.fault_every, plan.safety) = (3, 300_000, 60_000_000);
             }
             Hunt::Rounds => {
                 plan = plan.with_faults(&[Fault::HoldBack, Fault::Isolate, Fault::Transfer]).with_quorum(3, 2);
