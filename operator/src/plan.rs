@@ -358,7 +358,8 @@ fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) 
         return Some(part);
     }
     let (answering, all) = (seen.answering().count(), wanted.replicas());
-    if was(recorded, &[Phase::Hibernated, Phase::Waking]) {
+    // Also out of a sleep that had not quite begun.
+    if was(recorded, &[Phase::Hibernating, Phase::Hibernated, Phase::Waking]) {
         return waiting(Phase::Waking, format!("{answering} of {all} nodes answer, and no leader is elected yet"));
     }
     let hint = if wanted.failover() == "manual" {

@@ -485,9 +485,12 @@ fn a_cluster_that_wakes_has_no_leader_for_a_moment() {
     let mut seen = healthy(3, 2, "demo-leader-0");
     seen.pods.iter_mut().for_each(|p| p.status = None);
     let wanted = wanted(json!({"replicas": 3}));
-    for (before, phase) in
-        [(Phase::Hibernated, Phase::Waking), (Phase::Waking, Phase::Waking), (Phase::Settled, Phase::WaitingForLeader)]
-    {
+    for (before, phase) in [
+        (Phase::Hibernating, Phase::Waking),
+        (Phase::Hibernated, Phase::Waking),
+        (Phase::Waking, Phase::Waking),
+        (Phase::Settled, Phase::WaitingForLeader),
+    ] {
         assert_eq!(plan(&wanted, &seen, &was(before)).progress.phase, phase);
     }
 }
