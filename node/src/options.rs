@@ -56,6 +56,9 @@ pub struct Formation {
     pub write_quorum: usize,
 }
 
+/// Room in every cap for framing, names and options.
+pub(crate) const OVERHEAD_BYTES: usize = 64 << 10;
+
 /// Every bound of a node, shown by `/v1/status`; but for the last two, which have no flag: nobody has needed to set them.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -97,8 +100,6 @@ impl Limits {
     pub fn command_bytes(&self) -> usize {
         /// So many of the largest keys and values.
         const VALUES: usize = 4;
-        /// Framing, names and options beside them.
-        const OVERHEAD_BYTES: usize = 64 << 10;
         self.value_bytes.saturating_add(self.key_bytes).saturating_mul(VALUES).saturating_add(OVERHEAD_BYTES)
     }
 }

@@ -188,7 +188,9 @@ impl Log {
         };
         // Counted first, so that the copy is one allocation.
         let count = self.heads.from(skip).take(entries_max).take_while(fits).count();
-        self.heads.from(skip).take(count).cloned().collect()
+        let mut heads = Vec::with_capacity(count);
+        heads.extend(self.heads.from(skip).take(count).cloned());
+        heads
     }
 }
 

@@ -147,6 +147,18 @@ impl Node {
         }
     }
 
+    /// Says so to another, again and again, until that one has heard it.
+    async fn is_heard_by(&self, other: &mut Node, round: u64, otherwise: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.net.send(other.id(), heartbeat(round), Records::None);
+            if tokio::time::timeout(Duration::from_millis(20), other.message()).await.is_ok() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{otherwise}");
+        }
+    }
+
     async fn unreachable(&mut self) -> NodeId {
         loop {
             if let Event::Unreachable { peer } = self.next().await {
@@ -468,14 +480,7 @@ async fn a_peer_that_restarts_on_its_port_is_reconnected() {
     drop(b);
     assert_eq!(a.unreachable().await, NodeId(2));
     let mut b = Node::start(Spec { incarnation: 2, port, ..spec(2) }, |_| {}).await;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        a.net.send(b.id(), heartbeat(2), Records::None);
-        if tokio::time::timeout(Duration::from_millis(20), b.message()).await.is_ok() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "never again");
-    }
+    a.is_heard_by(&mut b, 2, "never again").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -497,14 +502,7 @@ async fn a_guest_that_is_connected_here_is_dialed_until_it_can_be_answered() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         }
     });
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        b.net.send(a.id(), heartbeat(1), Records::None);
-        if tokio::time::timeout(Duration::from_millis(20), a.message()).await.is_ok() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the guest was given up while it was connected");
-    }
+    b.is_heard_by(&mut a, 1, "the guest was given up while it was connected").await;
     opened.abort();
 }
 

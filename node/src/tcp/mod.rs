@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::handle::Handle;
+use crate::options::OVERHEAD_BYTES;
 use keys::Cursors;
 use meters::Meters;
 use session::{STALL_MAX, Session};
@@ -49,9 +50,6 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 
 /// Bytes of one argument that are still read in order to refuse it politely, in multiples of the largest value.
 const ARGUMENT_VALUES: usize = 2;
-
-/// Room in every cap for framing, names and options.
-const OVERHEAD_BYTES: usize = 64 << 10;
 
 /// Arguments beyond the keys and values of the largest MSET: the name and options.
 const OPTIONS_MAX: usize = 16;

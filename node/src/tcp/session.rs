@@ -25,9 +25,10 @@ use super::detect::Protocol;
 use super::lines::{self, Line, LineError};
 use super::meters::Route;
 use super::resp::{self, Parser, Version};
-use super::{Face, OVERHEAD_BYTES, stopped};
+use super::{Face, stopped};
 use crate::handle::{Consistency, Held, PendingWrite, ReadError, WriteError, WriteOptions, Written};
 use crate::kv::{Command, Condition, Outcome, Value};
+use crate::options::OVERHEAD_BYTES;
 
 /// Writes of one connection under way at once: enough to fill a batch of the log, and a fraction of what the whole node takes.
 const PENDING_MAX: usize = 1024;

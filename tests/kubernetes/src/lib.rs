@@ -25,3 +25,9 @@ pub use machine::Trouble;
 
 /// The manifest of README: three copies, of which two hold a write before it is acknowledged.
 pub const THREE_COPIES: &str = include_str!("../../../docs/kvcluster.yaml");
+
+/// The manifest of a KVCluster of this spec.
+#[must_use]
+pub fn manifest(name: &str, spec: &str) -> String {
+    format!("apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}

@@ -1,10 +1,6 @@
 //! What cannot be is refused by `kubectl apply` itself, with a sentence that tells what to do.
 
-use quorate_kubernetes::Arena;
-
-fn manifest(name: &str, spec: &str) -> String {
-    format!("apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: {name}}}\nspec: {spec}\n")
-}
+use quorate_kubernetes::{Arena, manifest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_manifests_are_refused_with_a_sentence_that_helps() {

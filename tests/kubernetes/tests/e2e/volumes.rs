@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
-use quorate_kubernetes::{Arena, Clients};
+use quorate_kubernetes::{Arena, Clients, manifest};
 use quorate_operator::names;
 use quorate_tests::eventually_in;
 
@@ -130,10 +130,8 @@ async fn class_that_grows(arena: &Arena) -> StorageClass {
 async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
     let arena = Arena::new("grow").await;
     let class = class_that_grows(&arena).await.name_any();
-    let manifest = format!(
-        "apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: demo}}\nspec: {{storage: {{size: 64Mi, storageClassName: {class}}}}}\n"
-    );
-    arena.apply(&manifest).await.good("kubectl apply");
+    let spec = format!("{{storage: {{size: 64Mi, storageClassName: {class}}}}}");
+    arena.apply(&manifest("demo", &spec)).await.good("kubectl apply");
     arena.settled("demo").await;
     let of = ListParams::default().labels("quorate.dev/cluster=demo");
     let pods = async || {
@@ -181,13 +179,8 @@ async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clusters_made_and_deleted_at_once_leave_nothing_behind() {
     let arena = Arena::new("many").await;
-    let manifest = |number: usize| {
-        format!(
-            "apiVersion: quorate.dev/v1alpha1\nkind: KVCluster\nmetadata: {{name: many-{number}}}\nspec: {{replicas: 3, storage: {{size: 64Mi}}, \
-             persistentVolumeClaimRetention: {{whenScaled: Delete, whenDeleted: Delete}}}}\n"
-        )
-    };
-    let manifests: Vec<String> = (1..=AT_ONCE).map(manifest).collect();
+    let spec = "{replicas: 3, storage: {size: 64Mi}, persistentVolumeClaimRetention: {whenScaled: Delete, whenDeleted: Delete}}";
+    let manifests: Vec<String> = (1..=AT_ONCE).map(|number| manifest(&format!("many-{number}"), spec)).collect();
     arena.apply(&manifests.join("---\n")).await.good("kubectl apply");
     for number in 1..=AT_ONCE {
         arena.settled(&format!("many-{number}")).await;
