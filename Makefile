@@ -15,7 +15,7 @@ help: ## Show this list
 local: ## Start a leader and five followers on this machine
 	cargo run --release -- local
 
-test: ## Everything: format, lints, docs, unit tests, the model, the simulator, real processes, the page, the chart, the operator
+test: ## Everything: format, lints, docs, unit tests, the model, the simulator, real processes, the page, the chart, the operator, a real Kubernetes
 	@$(STAGE) setup ./scripts/setup
 	@$(STAGE) format $(MAKE) --no-print-directory format-check
 	@$(STAGE) lint $(MAKE) --no-print-directory lint
@@ -31,6 +31,7 @@ test: ## Everything: format, lints, docs, unit tests, the model, the simulator, 
 	@$(STAGE) operator $(MAKE) --no-print-directory operator
 	@$(STAGE) faults $(MAKE) --no-print-directory faults
 	@$(STAGE) traces $(MAKE) --no-print-directory traces
+	@$(STAGE) kubernetes ./scripts/kubernetes/test cluster --if-possible
 
 setup: ## Install what the tests need
 	./scripts/setup
