@@ -49,7 +49,7 @@ const OVERRUN: f64 = 1.5;
 const FAILURES_MAX: usize = 2;
 
 /// Who is measured by HTTP, or by its own counterpart of it.
-const HTTP_SYSTEMS: [System; 3] = [System::Quorate, System::Etcd, System::Echo];
+const HTTP_SYSTEMS: [System; 4] = [System::Quorate, System::Etcd, System::Echo, System::Chain];
 /// Who is measured by redis-benchmark.
 const REDIS_SYSTEMS: [System; 2] = [System::Quorate, System::Redis];
 /// How long the greatest load is looked for, of which half is then asked.
@@ -121,12 +121,14 @@ impl Budget {
     fn planned(&self, only: Option<Only>) -> Duration {
         let wanted = |part| f64::from(u8::from(only.is_none_or(|only| only == part)));
         let load = |seconds: f64| BEFORE_LOAD_SECONDS + seconds;
-        let http = START_SECONDS + (PUT_CLIENTS.len() + 1) as f64 * load(self.cell_seconds) + BEFORE_LOAD_SECONDS;
+        let whole = START_SECONDS + (PUT_CLIENTS.len() + 1) as f64 * load(self.cell_seconds) + BEFORE_LOAD_SECONDS;
+        // All but the chain, which takes one write at a time.
+        let http = (HTTP_SYSTEMS.len() - 1) as f64 * whole + START_SECONDS + load(self.cell_seconds);
         let redis = START_SECONDS + load(self.cell_seconds);
         let pipelined = self.pipelined_rounds.min(self.rounds) as f64 * (load(self.pipelined_seconds) + DRAIN_SECONDS);
         let half_load = START_SECONDS + load(GREATEST_SECONDS) + self.half_load_seconds;
         Duration::from_secs_f64(
-            wanted(Only::Http) * self.rounds as f64 * HTTP_SYSTEMS.len() as f64 * http
+            wanted(Only::Http) * self.rounds as f64 * http
                 + wanted(Only::Redis) * REDIS_SYSTEMS.len() as f64 * (self.rounds as f64 * redis + pipelined)
                 + wanted(Only::Latency) * half_load,
         )
@@ -248,14 +250,14 @@ impl Comparison {
                 continue;
             }
             if Instant::now() >= self.deadline {
-                self.failed(round, system, "left out, for the comparison has used up its time");
+                self.note_failure(round, system, "left out, for the comparison has used up its time");
                 continue;
             }
             let deadline = self.deadline;
             // What is dropped ends its servers and removes their data.
             let measured = tokio::time::timeout_at(deadline, measure(self, round, system)).await;
             if let Err(why) = measured.unwrap_or_else(|_| Err(Failure::new("the comparison has used up its time"))) {
-                self.failed(round, system, &why.to_string());
+                self.note_failure(round, system, &why.to_string());
                 self.failed.push(system);
                 if self.failed.iter().filter(|failed| **failed == system).count() >= FAILURES_MAX {
                     self.leave_out(system, &format!("it failed {FAILURES_MAX} times"));
@@ -264,7 +266,7 @@ impl Comparison {
         }
     }
 
-    fn failed(&mut self, round: usize, system: System, why: &str) {
+    fn note_failure(&mut self, round: usize, system: System, why: &str) {
         eprintln!("round {round}: {} failed: {why}", system.name());
         self.failures.push(format!("round {round}, {}: {why}", system.name()));
     }
@@ -308,6 +310,12 @@ impl Comparison {
                 let quorate = self.start_quorate(dir.path()).await?;
                 self.http_load(round, system, quorate.leader_http, quorate.members).await?;
             }
+            System::Chain => {
+                let (port, mut members) = start_chain(dir.path()).await?;
+                let spec = Spec { clients: 1, ..self.put(port) };
+                self.loaded((round, system, Workload::Put), spec, &mut members).await?;
+                members.stop().await;
+            }
             System::Echo | System::Redis => {
                 let (port, members) = start_echo(dir.path()).await?;
                 self.http_load(round, System::Echo, port, members).await?;
@@ -316,10 +324,9 @@ impl Comparison {
         Ok(())
     }
 
-    /// Our own load on an HTTP server: the writes, the keys to be read, the reads.
-    async fn http_load(&mut self, round: usize, system: System, port: u16, mut members: Members) -> Outcome<()> {
-        let duration = Duration::from_secs_f64(self.budget.cell_seconds);
-        let put = Spec {
+    /// Our own writes, as fast as answers come.
+    fn put(&self, port: u16) -> Spec {
+        Spec {
             port,
             method: Method::Put,
             clients: CLIENTS,
@@ -328,8 +335,13 @@ impl Comparison {
             order: Order::Random,
             rate: None,
             warm_up: WARM_UP,
-            duration,
-        };
+            duration: Duration::from_secs_f64(self.budget.cell_seconds),
+        }
+    }
+
+    /// Our own load on an HTTP server: the writes, the keys to be read, the reads.
+    async fn http_load(&mut self, round: usize, system: System, port: u16, mut members: Members) -> Outcome<()> {
+        let put = self.put(port);
         for clients in PUT_CLIENTS {
             self.loaded((round, system, Workload::Put), Spec { clients, ..put.clone() }, &mut members).await?;
         }
@@ -438,18 +450,46 @@ impl Comparison {
     }
 }
 
+/// This program, to serve something.
+fn itself() -> Outcome<tokio::process::Command> {
+    std::env::current_exe().map(process::server).context(|| "where is this program?".to_owned())
+}
+
 /// The bare echo, in a process of its own like the others.
 async fn start_echo(dir: &Path) -> Outcome<(u16, Members)> {
     let [port] = process::free_ports()?;
-    let program = std::env::current_exe().context(|| "where is this program?".to_owned())?;
-    let mut server = process::server(program);
+    let mut server = itself()?;
     server.args(["echo", "--port", &port.to_string(), "--value-bytes", &VALUE_BYTES.to_string()]);
     let mut members = Members(vec![Member::start("echo", server, dir)?]);
-    process::wait_until("the echo listens", Duration::from_secs(10), &mut members, async || {
+    listens("the echo", port, &mut members).await?;
+    Ok((port, members))
+}
+
+/// The bare chain, three processes.
+async fn start_chain(dir: &Path) -> Outcome<(u16, Members)> {
+    let [port, followers @ ..]: [u16; 3] = process::free_ports()?;
+    let mut members = Members(Vec::new());
+    let member = |name: &str, port: u16| {
+        let mut server = itself()?;
+        server.args(["chain", "--port", &port.to_string(), "--data"]).arg(dir.join(format!("{name}.blocks")));
+        Outcome::Ok(server)
+    };
+    for (name, port) in ["c1", "c2"].into_iter().zip(followers) {
+        members.0.push(Member::start(name, member(name, port)?, dir)?);
+    }
+    let mut leader = member("c0", port)?;
+    leader.args(["--followers", &followers.map(|port| port.to_string()).join(",")]);
+    members.0.push(Member::start("c0", leader, dir)?);
+    listens("the chain", port, &mut members).await?;
+    Ok((port, members))
+}
+
+async fn listens(what: &str, port: u16, members: &mut Members) -> Outcome<()> {
+    let what = format!("{what} listens");
+    process::wait_until(&what, Duration::from_secs(10), members, async || {
         TcpStream::connect(("127.0.0.1", port)).await.is_ok()
     })
-    .await?;
-    Ok((port, members))
+    .await
 }
 
 /// The figures of our own load; an error in it makes them void.
@@ -519,7 +559,7 @@ mod tests {
             let options = options(quick, only);
             (Budget::of(&options).planned(options.only).as_secs_f64() / 60.0).round()
         };
-        assert_eq!((minutes(false, None), minutes(true, None)), (16.0, 4.0));
+        assert_eq!((minutes(false, None), minutes(true, None)), (17.0, 4.0));
         assert_eq!((minutes(false, Some(Only::Latency)), minutes(false, Some(Only::Redis))), (10.0, 14.0));
     }
 

@@ -1,8 +1,9 @@
 //! `quorate-bench`: the store beside etcd, Redis and the bare HTTP stack, on one machine and on equal durability.
 //!
-//! `compare` runs everything and leaves dated results; `load` and `echo` are its two halves for use by hand; `report` draws a table
-//! and plots again from results. How the comparison is made fair is in this crate's README.
+//! `compare` runs everything and leaves dated results; `load`, and the limits `echo` and `chain`, are parts of it for use by hand; `report` draws a
+//! table and plots again from results. How the comparison is made fair is in this crate's README.
 
+mod chain;
 mod compare;
 mod echo;
 mod etcd;
@@ -39,6 +40,8 @@ enum Command {
     Compare(CompareArgs),
     /// Serve the bare echo: the same requests without a store.
     Echo(EchoArgs),
+    /// Serve bare durable writes: a leader and its followers, in a process each, without a store.
+    Chain(ChainArgs),
     /// Drive load on an HTTP server that takes the store's requests.
     Load(LoadArgs),
     /// Write table and plots again from a results.json.
@@ -57,7 +60,7 @@ struct CompareArgs {
     #[arg(long)]
     only: Option<compare::Only>,
     /// The systems to measure.
-    #[arg(long, value_delimiter = ',', default_value = "quorate,etcd,redis,echo")]
+    #[arg(long, value_delimiter = ',', default_value = "quorate,etcd,redis,echo,chain")]
     systems: Vec<results::System>,
     /// Length of the run at half load, seconds.
     #[arg(long)]
@@ -81,6 +84,19 @@ struct EchoArgs {
     /// Size of the value that a GET answers with.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+}
+
+#[derive(Args)]
+struct ChainArgs {
+    /// Port on loopback: of HTTP for a leader, and of the leader's connection for a follower.
+    #[arg(long, default_value_t = 9_200)]
+    port: u16,
+    /// The followers' ports, two of them, which makes this the leader; start it last.
+    #[arg(long, value_delimiter = ',')]
+    followers: Vec<u16>,
+    /// The file to write.
+    #[arg(long)]
+    data: PathBuf,
 }
 
 #[derive(Args)]
@@ -145,6 +161,8 @@ fn run(command: Command) -> Outcome<()> {
             match command {
                 Command::Compare(args) => compare(args).await,
                 Command::Echo(args) => echo::serve(args.port, args.value_bytes).await,
+                Command::Chain(args) if args.followers.is_empty() => chain::follow(args.port, &args.data),
+                Command::Chain(args) => chain::lead(args.port, &args.followers, &args.data).await,
                 Command::Load(args) => drive(args).await,
                 Command::Report(args) => report::again(&args.results, args.out),
             }

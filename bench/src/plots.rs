@@ -57,7 +57,7 @@ fn groups(results: &Results, loads: &[(Workload, usize)], figure: impl Fn(&Cell)
     let label = |(workload, clients): (Workload, usize)| {
         format!("{}, {clients} client{}", workload.name(), if clients == 1 { "" } else { "s" })
     };
-    let systems = [System::Quorate, System::Etcd, System::Redis, System::Echo];
+    let systems = [System::Quorate, System::Etcd, System::Redis, System::Chain, System::Echo];
     let bars = |(workload, clients): (Workload, usize)| {
         systems
             .iter()
@@ -73,6 +73,7 @@ fn colour(system: System) -> RGBColor {
         System::Etcd => RGBColor(214, 125, 44),
         System::Redis => RGBColor(190, 60, 60),
         System::Echo => RGBColor(150, 150, 150),
+        System::Chain => RGBColor(90, 90, 90),
     }
 }
 

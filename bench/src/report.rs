@@ -199,7 +199,7 @@ mod tests {
             ),
             "{page}"
         );
-        assert_eq!(page.matches("not measured").count(), 7);
+        assert_eq!(page.matches("not measured").count(), 8);
         assert!(page.contains("met, in less than the 600 s asked for"));
         assert!(page.contains("![writes](writes.svg)"));
     }
