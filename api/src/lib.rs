@@ -93,7 +93,7 @@ pub struct ConfigStatus {
     pub preferred: Option<String>,
     /// `automatic` or `manual`.
     pub failover: String,
-    /// Whether a change is under way.
+    /// Whether a change is under way; the leader takes no other then, and alone knows to the end.
     pub changing: bool,
     /// What these numbers survive, in a sentence.
     pub explanation: String,

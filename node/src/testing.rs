@@ -100,6 +100,7 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
         leader: Some(leader),
         cluster: Some(quorum::ClusterId(1)),
         config: Some(config),
+        changing: false,
         commit: Index(0),
         last: Index(0),
         peers: Vec::new(),

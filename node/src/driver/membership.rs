@@ -274,6 +274,10 @@ impl Driver {
         }
         let Some(config) = self.replica.config().cloned() else { return };
         let done = |wish: &Wish| matches!(wish, Wish::Config { version, .. } if config.version >= *version && !config.is_joint());
+        if self.wishes.iter().any(|(_, wish)| done(wish)) {
+            // Whoever is told that it is done, and looks, is to find it so.
+            self.publish();
+        }
         for (_, wish) in self.wishes.extract_if(.., |(_, wish)| done(wish)) {
             if let Wish::Config { reply, .. } = wish {
                 let _ = reply.send(Ok(config.version));

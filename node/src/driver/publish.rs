@@ -19,7 +19,9 @@ impl Driver {
         let silent_for = |heard: Option<quorum::Time>| heard.map(|at| Duration::from_micros(now.since(at)));
         let config = self.replica.config().cloned();
         let leader = self.replica.leader().and_then(|id| config.as_ref()?.member(id).cloned());
+        let unsettled = self.replica.role() == Role::Leader && !self.replica.config_committed();
         let state = NodeState {
+            changing: unsettled || config.as_ref().is_some_and(|c| c.is_joint()),
             role: self.replica.role(),
             term: self.replica.term(),
             leader,

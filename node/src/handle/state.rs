@@ -17,6 +17,8 @@ pub struct NodeState {
     pub cluster: Option<ClusterId>,
     /// The configuration in force; `None` on a blank node.
     pub config: Option<SharedConfig>,
+    /// Whether it is on its way to another, and so takes no further change: joint or, as only a leader knows, not committed yet.
+    pub changing: bool,
     /// Commit index.
     pub commit: Index,
     /// Last index of the log.
@@ -42,6 +44,7 @@ impl NodeState {
             leader: None,
             cluster: None,
             config: None,
+            changing: false,
             commit: Index(0),
             last: Index(0),
             peers: Vec::new(),

@@ -233,7 +233,7 @@ struct Gist {
     term: u64,
     leader: Option<NodeId>,
     config: Option<(u64, bool)>,
-    flags: [bool; 3],
+    flags: [bool; 4],
     live: Vec<(NodeId, bool)>,
 }
 
@@ -244,7 +244,7 @@ impl Gist {
             term: state.term.0,
             leader: state.leader.as_ref().map(|m| m.id),
             config: state.config.as_ref().map(|c| (c.version, c.formed)),
-            flags: [state.ready, state.removed, state.disk_full],
+            flags: [state.ready, state.removed, state.disk_full, state.changing],
             live: state.peers.iter().map(|p| (p.id, p.live)).collect(),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, Status, Tolerates};
-use quorum::{Config, Failover, Member, NodeId};
+use quorum::{Failover, Member, NodeId};
 
 use crate::handle::{Handle, NodeState};
 use crate::kv;
@@ -21,7 +21,7 @@ pub(super) fn status(handle: &Handle) -> Status {
         leader_url: state.leader.as_ref().map(|m| m.http.clone()),
         commit: state.commit.0,
         applied: handle.applied().0,
-        config: config(state.config.as_deref()),
+        config: config(&state),
         members: members(handle, &state),
         tolerates: tolerates(handle, &state),
         limits: limits(handle),
@@ -55,8 +55,8 @@ fn membership(id: NodeId, state: &NodeState) -> Membership {
     }
 }
 
-fn config(config: Option<&Config>) -> ConfigStatus {
-    let Some(config) = config else {
+fn config(state: &NodeState) -> ConfigStatus {
+    let Some(config) = &state.config else {
         return ConfigStatus {
             version: 0,
             replicas: 0,
@@ -82,7 +82,7 @@ fn config(config: Option<&Config>) -> ConfigStatus {
         commit_quorum: quorum.commit(),
         preferred: config.preferred.and_then(|id| config.member(id)).map(|m| m.name.clone()),
         failover: failover.to_owned(),
-        changing: config.is_joint(),
+        changing: state.changing,
         explanation: quorum.explain(),
     }
 }

@@ -58,6 +58,28 @@ async fn the_write_quorum_is_changed_while_everything_runs_and_compared_first() 
 }
 
 #[tokio::test]
+async fn the_leader_says_that_a_change_is_under_way_for_as_long_as_it_takes_no_other() {
+    let cluster = Setup::new(3, 2).elections_after(5).start().await;
+    cluster.all_ready().await;
+    let leader = cluster.leader().await;
+    let version = leader.status().await.config.version;
+    let followers: Vec<&Node> = cluster.nodes.iter().filter(|node| node.name != leader.name).collect();
+    // Still in contact, as far as the leader knows; but its change is committed by nobody.
+    followers.iter().for_each(|follower| follower.pause());
+    let seen = async {
+        eventually("the leader says that it is changing", || async {
+            leader.status().await.config.changing.then_some(()).ok_or_else(|| "it does not".to_owned())
+        })
+        .await;
+        followers.iter().for_each(|follower| follower.resume());
+    };
+    let (changed, ()) = tokio::join!(change(leader, Some(version), json!({"preferred":""})), seen);
+    let version = changed.expect(200).json()["version"].as_u64();
+    assert!(!leader.status().await.config.changing, "it is told to be done, and is not");
+    change(leader, version, json!({"preferred":leader.name})).await.expect(200);
+}
+
+#[tokio::test]
 async fn status_tells_the_same_on_every_node_and_health_on_the_leader() {
     let cluster = Cluster::start(3, 2).await;
     cluster.all_ready().await;
