@@ -48,7 +48,7 @@ pub fn objects(wanted: &Wanted, pods: Pods, recorded: &KVClusterStatus, seen: &O
     let settings = settings::settings(wanted, recorded.cluster_id.as_deref());
     let set_of = |set: Set| {
         let size = seen.set(set).map(|s| s.claim_size.as_str()).filter(|size| !size.is_empty());
-        pods::stateful_set(wanted, set, pods.of(set), formation, &settings, size.unwrap_or(&wanted.spec.storage.size))
+        pods::stateful_set(wanted, set, pods, formation, &settings, size.unwrap_or(&wanted.spec.storage.size))
     };
     Objects {
         service_account: ServiceAccount {

@@ -11,6 +11,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use quorate_api::{MemberStatus, Membership, Status};
 
+use crate::crd::RetentionPolicy;
 use crate::names::{self, Set};
 use crate::node::Nodes;
 
@@ -67,6 +68,8 @@ pub struct SetSeen {
     pub update_revision: Option<String>,
     /// The size of the volumes it would make.
     pub claim_size: String,
+    /// What becomes of the volumes of pods that it scales away.
+    pub when_scaled: RetentionPolicy,
 }
 
 /// A volume claim.
@@ -214,11 +217,16 @@ fn set_seen(set: &StatefulSet, cluster: &str) -> Option<SetSeen> {
     let spec = set.spec.as_ref()?;
     let status = set.status.as_ref().filter(|s| s.observed_generation == set.metadata.generation);
     let claim = spec.volume_claim_templates.as_ref().and_then(|claims| claims.first());
+    let retention = spec.persistent_volume_claim_retention_policy.as_ref();
     Some(SetSeen {
         set: kind,
         replicas: spec.replicas.unwrap_or(1),
         update_revision: status.and_then(|s| s.update_revision.clone()),
         claim_size: claim.map(storage_request).unwrap_or_default(),
+        when_scaled: match retention.and_then(|r| r.when_scaled.as_deref()) {
+            Some("Delete") => RetentionPolicy::Delete,
+            _ => RetentionPolicy::Retain,
+        },
     })
 }
 

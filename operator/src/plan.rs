@@ -15,7 +15,7 @@ pub use rollout::{all_new, must_stay};
 
 use quorate_api::{ConfigChange, Membership};
 
-use crate::crd::KVClusterStatus;
+use crate::crd::{KVClusterStatus, RetentionPolicy};
 use crate::names::{self, Set};
 use crate::observe::{Observed, in_sync, is_member};
 use crate::validate::Wanted;
@@ -41,6 +41,8 @@ pub struct Pods {
     pub leader: i32,
     /// The others.
     pub follower: i32,
+    /// What becomes of the volumes of pods that these numbers take away.
+    pub when_scaled: RetentionPolicy,
 }
 
 impl Pods {
@@ -251,7 +253,8 @@ fn was(recorded: &KVClusterStatus, phases: &[Phase]) -> bool {
 /// How many pods there are to be. Fewer than now only once the cluster's final configuration, as its leader has it, does without them.
 fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
     if wanted.spec.hibernated {
-        return Pods { leader: 0, follower: 0 };
+        // To Kubernetes pods that sleep are scaled away like any others, and their volumes are all there is of the cluster.
+        return Pods { leader: 0, follower: 0, when_scaled: RetentionPolicy::Retain };
     }
     let followers = wanted.replicas() - 1;
     // While the set is being made anew its pods run on, and what comes back must not take those away that the cluster still counts on.
@@ -259,16 +262,21 @@ fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
         || seen.pods.iter().filter_map(|p| names::follower_ordinal(&wanted.name, &p.name)).map(|i| i + 1).max();
     let current = seen.set(Set::Follower).map_or_else(|| running().unwrap_or(0), |s| s.replicas);
     let unformed = recorded.cluster_id.is_none() && seen.formed_id().is_none();
-    let follower = match seen.led() {
+    let leader = seen.led().filter(|leader| !leader.config.changing);
+    // Volumes go only on the word of a leader that counts on their pods no more; until it is heard, as after a sleep, what is in force stays.
+    let given = wanted.spec.persistent_volume_claim_retention.when_scaled;
+    let in_force = || !seen.sets.is_empty() && seen.sets.iter().all(|s| s.when_scaled == given);
+    let when_scaled = if unformed || leader.is_some() || in_force() { given } else { RetentionPolicy::Retain };
+    let follower = match leader {
         _ if current <= followers || unformed => followers,
-        Some(leader) if !leader.config.changing => {
+        Some(leader) => {
             let voters = leader.members.iter().filter(|m| m.role != "learner");
             let needed = voters.filter_map(|m| names::follower_ordinal(&wanted.name, &m.name)).map(|i| i + 1).max();
             followers.max(needed.unwrap_or(0).min(current))
         }
-        _ => current,
+        None => current,
     };
-    Pods { leader: 1, follower }
+    Pods { leader: 1, follower, when_scaled }
 }
 
 /// Paused and hibernated.

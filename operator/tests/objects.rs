@@ -6,10 +6,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 use quorate_operator::build::{Objects, objects};
-use quorate_operator::crd::{Formation, KVCluster, KVClusterStatus};
+use quorate_operator::crd::{Formation, KVCluster, KVClusterStatus, RetentionPolicy};
 use quorate_operator::names::Set;
 use quorate_operator::observe::{Observed, SetSeen};
-use quorate_operator::plan::Pods;
+use quorate_operator::plan::{Pods, plan};
 use quorate_operator::validate::validate;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ fn made(spec: Value, recorded: &KVClusterStatus) -> Objects {
     }))
     .expect("a KVCluster");
     let wanted = validate(&cluster, "quorate:1").expect("valid");
-    let pods = Pods { leader: 1, follower: wanted.replicas() - 1 };
+    let when_scaled = wanted.spec.persistent_volume_claim_retention.when_scaled;
+    let pods = Pods { leader: 1, follower: wanted.replicas() - 1, when_scaled };
     objects(&wanted, pods, recorded, &Observed::default())
 }
 
@@ -152,9 +153,29 @@ fn a_statefulset_keeps_the_size_of_its_claims_until_it_is_made_anew() {
     }))
     .expect("a KVCluster");
     let wanted = validate(&cluster, "quorate:1").expect("valid");
-    let old = SetSeen { set: Set::Follower, replicas: 2, update_revision: None, claim_size: "1Gi".into() };
+    let old = SetSeen { set: Set::Follower, replicas: 2, update_revision: None, claim_size: "1Gi".into(), when_scaled: RetentionPolicy::Retain };
     let seen = Observed { sets: vec![old], leaving: vec![Set::Leader], ..Observed::default() };
-    let made = objects(&wanted, Pods { leader: 1, follower: 2 }, &KVClusterStatus::default(), &seen);
+    let pods = Pods { leader: 1, follower: 2, when_scaled: RetentionPolicy::Retain };
+    let made = objects(&wanted, pods, &KVClusterStatus::default(), &seen);
     let text = serde_json::to_string(&made.sets).expect("JSON");
     assert!(made.sets.len() == 1 && text.contains("1Gi") && !text.contains("5Gi"), "{text}");
+}
+
+#[test]
+fn the_sets_of_a_cluster_that_sleeps_keep_its_volumes_whatever_the_spec_says_of_pods_that_are_scaled_away() {
+    for (asleep, policy) in [(false, "Delete"), (true, "Retain")] {
+        let cluster: KVCluster = serde_json::from_value(json!({
+            "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": "demo", "namespace": "default"},
+            "spec": {"hibernated": asleep, "persistentVolumeClaimRetention": {"whenScaled": "Delete", "whenDeleted": "Delete"}},
+        }))
+        .expect("a KVCluster");
+        let wanted = validate(&cluster, "quorate:1").expect("valid");
+        let (seen, recorded) = (Observed::default(), KVClusterStatus::default());
+        for set in objects(&wanted, plan(&wanted, &seen, &recorded).pods, &recorded, &seen).sets {
+            let spec = set.spec.expect("a spec");
+            let retention = spec.persistent_volume_claim_retention_policy.expect("a policy");
+            let told = (spec.replicas == Some(0), retention.when_scaled.as_deref(), retention.when_deleted.as_deref());
+            assert_eq!(told, (asleep, Some(policy), Some("Delete")));
+        }
+    }
 }

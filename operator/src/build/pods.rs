@@ -20,6 +20,7 @@ use super::settings::Settings;
 use super::{meta, selector};
 use crate::crd::{Formation, PodTemplate};
 use crate::names::{self, Set};
+use crate::plan::Pods;
 use crate::validate::Wanted;
 
 /// The user and group of the processes, as the images name them.
@@ -36,18 +37,18 @@ const CONTAINER: &str = "quorate";
 pub(super) fn stateful_set(
     wanted: &Wanted,
     set: Set,
-    replicas: i32,
+    pods: Pods,
     formation: Formation,
     settings: &Settings,
     size: &str,
 ) -> StatefulSet {
-    let retention = wanted.spec.persistent_volume_claim_retention;
+    let when_deleted = wanted.spec.persistent_volume_claim_retention.when_deleted;
     let mut labels = names::selector(&wanted.name);
     labels.insert(names::SET_LABEL.to_owned(), set.label().to_owned());
     StatefulSet {
         metadata: meta(wanted, &set.name(&wanted.name)),
         spec: Some(StatefulSetSpec {
-            replicas: Some(replicas),
+            replicas: Some(pods.of(set)),
             service_name: Some(names::peers_service(&wanted.name)),
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -58,8 +59,8 @@ pub(super) fn stateful_set(
             template: template(wanted, set, formation, settings),
             volume_claim_templates: Some(vec![claim(wanted, size)]),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(retention.when_deleted.as_str().to_owned()),
-                when_scaled: Some(retention.when_scaled.as_str().to_owned()),
+                when_deleted: Some(when_deleted.as_str().to_owned()),
+                when_scaled: Some(pods.when_scaled.as_str().to_owned()),
             }),
             revision_history_limit: Some(3),
             ..StatefulSetSpec::default()

@@ -4,7 +4,7 @@ use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, St
 use serde_json::json;
 
 use super::{Growth, Phase, Plan, Step, plan};
-use crate::crd::{KVCluster, KVClusterStatus};
+use crate::crd::{KVCluster, KVClusterStatus, RetentionPolicy};
 use crate::names::{self, Set};
 use crate::observe::{ClaimSeen, Observed, PodSeen, SetSeen};
 use crate::validate::{Wanted, validate};
@@ -101,7 +101,7 @@ fn healthy(n: i32, write_quorum: usize, leader: &str) -> Observed {
         status: Some(says(name, if name == leader { "leader" } else { "follower" }, write_quorum, &members)),
         ..PodSeen::default()
     });
-    let set = |set, replicas| SetSeen { set, replicas, update_revision: Some("new".into()), claim_size: "1Gi".into() };
+    let set = |set, replicas| SetSeen { set, replicas, update_revision: Some("new".into()), claim_size: "1Gi".into(), when_scaled: Default::default() };
     let mut pods: Vec<PodSeen> = pods.collect();
     pods.sort_by(|a, b| a.name.cmp(&b.name));
     Observed { pods, sets: vec![set(Set::Leader, 1), set(Set::Follower, n - 1)], ..Observed::default() }
@@ -430,6 +430,37 @@ fn hibernation_and_pause_come_before_everything_else() {
     assert_eq!(decide(json!({"replicas": 3, "hibernated": true}), &seen).progress.phase, Phase::Hibernated);
     let plan = decide(json!({"replicas": 3, "paused": true}), &healthy(5, 3, "demo-leader-0"));
     assert_eq!((plan.step, plan.progress.phase), (None, Phase::Paused));
+}
+
+#[test]
+fn what_sleeps_keeps_its_volumes_and_none_go_before_a_leader_says_whose_pods_it_does_without() {
+    let spec = |more: serde_json::Value| {
+        let mut spec = json!({"replicas": 3, "persistentVolumeClaimRetention": {"whenScaled": "Delete"}});
+        spec.as_object_mut().expect("a spec").extend(more.as_object().expect("fields").clone());
+        spec
+    };
+    let policy = |spec, seen: &Observed| decide(spec, seen).pods.when_scaled;
+    let (awake, asleep) = (|| spec(json!({})), || spec(json!({"hibernated": true})));
+    let mut seen = healthy(5, 3, "demo-leader-0");
+    assert_eq!(policy(awake(), &seen), RetentionPolicy::Delete);
+    assert_eq!(policy(json!({"replicas": 3}), &seen), RetentionPolicy::Retain);
+    // A leader that fails changes nothing of it.
+    seen.sets.iter_mut().for_each(|s| s.when_scaled = RetentionPolicy::Delete);
+    leader_says(&mut seen, |s| s.config.changing = true);
+    assert_eq!(policy(awake(), &seen), RetentionPolicy::Delete);
+    seen.pods.iter_mut().for_each(|p| p.status = None);
+    assert_eq!(policy(awake(), &seen), RetentionPolicy::Delete);
+
+    assert_eq!(policy(asleep(), &seen), RetentionPolicy::Retain);
+    assert_eq!(policy(asleep(), &healthy(5, 3, "demo-leader-0")), RetentionPolicy::Retain);
+    // Awake, and nobody leads yet.
+    seen.sets.iter_mut().for_each(|s| s.when_scaled = RetentionPolicy::Retain);
+    assert_eq!(policy(awake(), &seen), RetentionPolicy::Retain);
+    seen.sets.clear();
+    assert_eq!(policy(awake(), &seen), RetentionPolicy::Retain);
+    // Nothing was ever stored.
+    let plan = plan(&wanted(awake()), &Observed::default(), &KVClusterStatus::default());
+    assert_eq!(plan.pods.when_scaled, RetentionPolicy::Delete);
 }
 
 #[test]

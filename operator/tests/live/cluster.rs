@@ -19,6 +19,14 @@ async fn uids(world: &World) -> HashMap<String, String> {
     pods.items.iter().map(|p| (p.name_any(), p.uid().expect("a uid"))).collect()
 }
 
+/// The volume claims and their identities, those that are going left out.
+async fn claims(world: &World) -> HashMap<String, String> {
+    let claims: Api<PersistentVolumeClaim> = world.api();
+    let claims = claims.list(&ListParams::default()).await.expect("claims");
+    let staying = claims.items.iter().filter(|c| c.metadata.deletion_timestamp.is_none());
+    staying.map(|c| (c.name_any(), c.uid().expect("a uid"))).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn four_lines_become_a_cluster_that_takes_writes_and_says_who_leads() {
     let world = World::new("create").await;
@@ -187,17 +195,34 @@ async fn a_rollout_that_fails_stops_at_its_first_pod_and_a_better_template_mends
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
     let world = World::new("hibernate").await;
-    world.create("demo", json!({"replicas": 3})).await;
+    // The volumes of pods that are scaled away go, and those of pods that sleep do not.
+    let retention = json!({"whenScaled": "Delete", "whenDeleted": "Delete"});
+    world.create("demo", json!({"replicas": 3, "persistentVolumeClaimRetention": retention})).await;
     let id = world.settled("demo").await.cluster_id;
     world.write("demo-leader-0", "k", "v").await;
+    let before = claims(&world).await;
     world.patch("demo", json!({"spec": {"hibernated": true}})).await;
     let status = world.until("demo", "it sleeps", |s| reason(s, "Progressing") == "Hibernated").await;
     assert_eq!(status.replicas, 0);
     assert!(is(&status, "Available", "False") && is(&status, "Degraded", "False"), "{status:#?}");
+    until("no claim waits for a pod to go", async || {
+        let claims: Api<PersistentVolumeClaim> = world.api();
+        let claims = claims.list(&ListParams::default()).await.ok()?;
+        claims.items.iter().all(|c| c.owner_references().iter().all(|o| o.kind == "StatefulSet")).then_some(())
+    })
+    .await;
     world.patch("demo", json!({"spec": {"hibernated": false}})).await;
     let status = world.settled("demo").await;
     assert_eq!(status.cluster_id, id);
+    assert_eq!(claims(&world).await, before, "they are the same volumes");
     assert_eq!(world.read("demo-follower-0", "k").await, "v");
+    let sets: Api<StatefulSet> = world.api();
+    until("scaled away means gone again", async || {
+        let sets = sets.list(&ListParams::default()).await.ok()?;
+        let policy = |s: &StatefulSet| s.spec.as_ref()?.persistent_volume_claim_retention_policy.clone()?.when_scaled;
+        sets.items.iter().all(|s| policy(s).as_deref() == Some("Delete")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use kube::ResourceExt;
+use kube::api::ListParams;
 use quorate_kubernetes::arena::{PATIENCE, reason};
 use quorate_kubernetes::{Arena, Clients};
 use quorate_tests::eventually_in;
@@ -70,9 +72,22 @@ async fn writes_go_on_while_another_image_is_rolled_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
     let arena = Arena::with_demo("hibernate").await;
+    // The volumes of pods that are scaled away go, and those of pods that sleep do not.
+    arena.patch("demo", "{\"persistentVolumeClaimRetention\":{\"whenScaled\":\"Delete\"}}").await;
+    let claims = async || {
+        let claims = arena.claims().list(&ListParams::default()).await.expect("claims").items;
+        claims.iter().map(|c| (c.name_any(), c.uid())).collect::<Vec<_>>()
+    };
+    eventually_in(PATIENCE, "the StatefulSets are told so", async || {
+        let policies = "--output=jsonpath={.items[*].spec.persistentVolumeClaimRetentionPolicy.whenScaled}";
+        let told = arena.kubectl(&["get", "sts", policies]).await;
+        if told.out == "Delete Delete" { Ok(()) } else { Err(format!("{}{}", told.out, told.err)) }
+    })
+    .await;
     let before = arena.settled("demo").await.cluster_id;
     assert!(before.is_some(), "the cluster's id is recorded");
     arena.through("demo", "PUT", "/v1/kv/kept", "asleep").await.expect("a write");
+    let volumes = claims().await;
 
     super::volumes::sleep(&arena).await;
     arena.condition("demo", "Available", "False").await;
@@ -81,6 +96,7 @@ async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
     arena.patch("demo", "{\"hibernated\":false}").await;
     let after = arena.settled("demo").await.cluster_id;
     assert_eq!(before, after, "it is the same cluster");
+    assert_eq!(volumes, claims().await, "they are the same volumes");
     assert_eq!(arena.through("demo", "GET", "/v1/kv/kept", "").await.as_deref(), Ok("asleep"));
     arena.told("demo", &["Hibernated", "Waking", "Available", "Settled"]).await;
     arena.end().await;
