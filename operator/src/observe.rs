@@ -95,6 +95,13 @@ impl Observed {
         leaders.max_by_key(|s| s.term)
     }
 
+    /// What the leader says, or the node that has seen the latest term.
+    #[must_use]
+    pub fn best_informed(&self) -> Option<&Status> {
+        let members = || self.answering().map(|(_, s)| s).filter(|s| !s.members.is_empty());
+        self.led().or_else(|| members().max_by_key(|s| s.term))
+    }
+
     /// The URL of the leader's pod.
     #[must_use]
     pub fn leader_url(&self) -> Option<&str> {
@@ -131,6 +138,12 @@ impl Observed {
 #[must_use]
 pub fn is_member(status: &Status) -> bool {
     matches!(status.node.membership, Membership::Voter | Membership::Learner)
+}
+
+/// The names of those that vote.
+#[must_use]
+pub fn voters(status: &Status) -> Vec<&str> {
+    status.members.iter().filter(|m| m.role != "learner").map(|m| m.name.as_str()).collect()
 }
 
 /// Whether the leader has heard from a member lately, and it has nearly everything.

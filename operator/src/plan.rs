@@ -14,10 +14,12 @@ mod volumes;
 pub use rollout::{all_new, must_stay};
 
 use quorate_api::{ConfigChange, Membership};
+use quorum::Quorum;
+use quorum::quorum::VOTERS_MAX;
 
 use crate::crd::{KVClusterStatus, RetentionPolicy};
 use crate::names::{self, Set};
-use crate::observe::{Observed, in_sync, is_member};
+use crate::observe::{Observed, in_sync, is_member, voters};
 use crate::validate::Wanted;
 
 /// The decision.
@@ -215,7 +217,7 @@ fn waiting(phase: Phase, message: impl Into<String>) -> Part {
 #[must_use]
 pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Plan {
     let pods = pods(wanted, seen, recorded);
-    let held = resting(wanted, seen).or_else(|| wrong_data(wanted, seen, recorded));
+    let held = resting(wanted, seen).or_else(|| wrong_data(seen, recorded, pods));
     let growth = if held.is_none() { volumes::growth(wanted, seen) } else { None };
     let part = held
         .or_else(|| volumes::sets(wanted, seen))
@@ -257,26 +259,35 @@ fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
         return Pods { leader: 0, follower: 0, when_scaled: RetentionPolicy::Retain };
     }
     let followers = wanted.replicas() - 1;
-    // While the set is being made anew its pods run on, and what comes back must not take those away that the cluster still counts on.
-    let running =
-        || seen.pods.iter().filter_map(|p| names::follower_ordinal(&wanted.name, &p.name)).map(|i| i + 1).max();
-    let current = seen.set(Set::Follower).map_or_else(|| running().unwrap_or(0), |s| s.replicas);
-    let unformed = recorded.cluster_id.is_none() && seen.formed_id().is_none();
-    let leader = seen.led().filter(|leader| !leader.config.changing);
-    // Volumes go only on the word of a leader that counts on their pods no more; until it is heard, as after a sleep, what is in force stays.
     let given = wanted.spec.persistent_volume_claim_retention.when_scaled;
-    let in_force = || !seen.sets.is_empty() && seen.sets.iter().all(|s| s.when_scaled == given);
-    let when_scaled = if unformed || leader.is_some() || in_force() { given } else { RetentionPolicy::Retain };
-    let follower = match leader {
-        _ if current <= followers || unformed => followers,
-        Some(leader) => {
-            let voters = leader.members.iter().filter(|m| m.role != "learner");
-            let needed = voters.filter_map(|m| names::follower_ordinal(&wanted.name, &m.name)).map(|i| i + 1).max();
-            followers.max(needed.unwrap_or(0).min(current))
-        }
-        None => current,
-    };
-    Pods { leader: 1, follower, when_scaled }
+    if recorded.cluster_id.is_none() && seen.formed_id().is_none() {
+        return Pods { leader: 1, follower: followers, when_scaled: given };
+    }
+    if let Some(leader) = seen.led().filter(|leader| !leader.config.changing) {
+        let needed = followers_for(wanted, voters(leader));
+        return Pods { leader: 1, follower: followers.max(needed), when_scaled: given };
+    }
+    // While the set is being made anew its pods run on, and what comes back must not take those away that the cluster still counts on. Of a set without pods, as
+    // after a sleep, the status knows.
+    let running = || followers_for(wanted, seen.pods.iter().map(|p| p.name.as_str()));
+    let current = seen.set(Set::Follower).map_or_else(running, |s| s.replicas);
+    let needed = followers_for(wanted, recorded_voters(recorded));
+    // Volumes go only on the word of a leader that counts on their pods no more: until it is heard, what is in force stays.
+    let in_force = !seen.sets.is_empty() && seen.sets.iter().all(|s| s.when_scaled == given);
+    let when_scaled = if in_force { given } else { RetentionPolicy::Retain };
+    Pods { leader: 1, follower: followers.max(current).max(needed), when_scaled }
+}
+
+/// How many followers there must be for all of these to have their pods.
+fn followers_for<'a>(wanted: &Wanted, pods: impl IntoIterator<Item = &'a str>) -> i32 {
+    let most = i32::try_from(VOTERS_MAX).unwrap_or(i32::MAX) - 1;
+    let ordinals = pods.into_iter().filter_map(|pod| names::follower_ordinal(&wanted.name, pod));
+    ordinals.map(|ordinal| ordinal.saturating_add(1)).filter(|n| (1..=most).contains(n)).max().unwrap_or(0)
+}
+
+/// Who votes, as the status has it.
+fn recorded_voters(recorded: &KVClusterStatus) -> Vec<&str> {
+    recorded.members.iter().filter(|m| m.role != "learner").map(|m| m.pod.as_str()).collect()
 }
 
 /// Paused and hibernated.
@@ -294,7 +305,7 @@ fn resting(wanted: &Wanted, seen: &Observed) -> Part {
 }
 
 /// The nodes are there, and what they hold is not this cluster's data.
-fn wrong_data(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
+fn wrong_data(seen: &Observed, recorded: &KVClusterStatus, pods: Pods) -> Part {
     let id = recorded.cluster_id.as_deref()?;
     let foreign =
         seen.answering().find(|(_, s)| is_member(s) && s.cluster_id.as_deref().is_some_and(|other| other != id));
@@ -307,7 +318,7 @@ fn wrong_data(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> P
         return waiting(Phase::ForeignData, message);
     }
     let blank = seen.answering().filter(|(_, s)| s.node.membership == Membership::Blank).count();
-    let all = usize::try_from(wanted.replicas()).unwrap_or(0);
+    let all = usize::try_from(pods.leader + pods.follower).unwrap_or(0);
     (blank >= all && seen.pods.len() == blank).then_some(())?;
     waiting(
         Phase::DataLost,
@@ -365,7 +376,9 @@ fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) 
     if let Some(part) = rollout::repair(wanted, seen) {
         return Some(part);
     }
-    let (answering, all) = (seen.answering().count(), wanted.replicas());
+    let (voters, needed) = in_force(wanted, seen, recorded);
+    let answering = voters.iter().filter(|name| seen.pod(name).is_some_and(|p| p.status.is_some())).count();
+    let all = voters.len();
     // Also out of a sleep that had not quite begun.
     if was(recorded, &[Phase::Hibernating, Phase::Hibernated, Phase::Waking]) {
         return waiting(Phase::Waking, format!("{answering} of {all} nodes answer, and no leader is elected yet"));
@@ -375,11 +388,24 @@ fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) 
     } else {
         String::new()
     };
-    let needed = wanted.quorum.election();
     waiting(
         Phase::WaitingForLeader,
         format!("no leader; {answering} of {all} nodes answer, and {needed} are needed to elect one{hint}"),
     )
+}
+
+/// Who votes, and how many of them elect a leader: as the nodes have it, or as the status had it last, and only then as it is wanted.
+fn in_force(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> (Vec<String>, usize) {
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    if let Some(status) = seen.best_informed() {
+        return (owned(voters(status)), status.config.election_quorum);
+    }
+    let names = owned(recorded_voters(recorded));
+    let write = recorded.write_quorum.and_then(|w| usize::try_from(w).ok());
+    match write.and_then(|write| Quorum::new(names.len(), write).ok()) {
+        Some(quorum) => (names, quorum.election()),
+        None => (wanted.pods(), wanted.quorum.election()),
+    }
 }
 
 /// A person named a leader, and there is one to ask.

@@ -71,7 +71,7 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
     let led = seen.led();
     let formed = seen.formed_id();
     let members: Vec<Member> = led
-        .or_else(|| best_informed(seen))
+        .or_else(|| seen.best_informed())
         .map(|s| s.members.iter().map(|m| member(m, led.is_some())).collect())
         .unwrap_or_default();
     let mut status = KVClusterStatus {
@@ -84,13 +84,14 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
             .formation
             .or_else(|| formed.map(|_| Formation { replicas: wanted.replicas(), write_quorum: wanted.write_quorum() })),
         // Nobody can be asked: what was in force still is, for only the cluster itself changes it.
-        write_quorum: best_informed(seen)
+        write_quorum: seen
+            .best_informed()
             .map(|s| count(s.config.write_quorum))
             .filter(|w| *w > 0)
             .or(before.write_quorum),
         members: if members.is_empty() { unknown(&before.members) } else { members },
         leader: led.map(|s| s.node.name.clone()),
-        term: best_informed(seen).map(|s| i64::try_from(s.term).unwrap_or(i64::MAX)).or(before.term),
+        term: seen.best_informed().map(|s| i64::try_from(s.term).unwrap_or(i64::MAX)).or(before.term),
         tolerates: led.and_then(tolerates),
         image: if is_rolled_out(pass) { Some(wanted.image.clone()) } else { before.image.clone() },
         conditions: Vec::new(),
@@ -317,11 +318,6 @@ fn live(leader: &Status) -> usize {
 
 fn tolerates(leader: &Status) -> Option<Tolerates> {
     Some(Tolerates { writes: count(leader.tolerates.writes?), failover: count(leader.tolerates.failover?) })
-}
-
-/// The answer of the leader, or of the node that has seen the latest term.
-fn best_informed(seen: &Observed) -> Option<&Status> {
-    seen.led().or_else(|| seen.answering().map(|(_, s)| s).filter(|s| !s.members.is_empty()).max_by_key(|s| s.term))
 }
 
 fn member(seen: &MemberStatus, of_leader: bool) -> Member {

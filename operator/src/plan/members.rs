@@ -6,7 +6,7 @@
 use quorate_api::{ConfigChange, MemberStatus, Status};
 
 use super::{Part, Phase, Step, doing, waiting};
-use crate::observe::{Observed, in_sync};
+use crate::observe::{Observed, in_sync, voters};
 use crate::validate::Wanted;
 
 /// A change of members and numbers, or what it waits for.
@@ -16,7 +16,7 @@ pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
         return waiting(Phase::Reconfiguring, "a change of the configuration is being committed");
     }
     let names = wanted.pods();
-    let voters: Vec<&str> = leader.members.iter().filter(|m| m.role != "learner").map(|m| m.name.as_str()).collect();
+    let voters = voters(leader);
     let stray: Vec<&str> = voters.iter().copied().filter(|v| !names.iter().any(|n| n == v)).collect();
     if let Some(part) = lead_elsewhere(leader, &stray) {
         return Some(part);

@@ -4,7 +4,7 @@ use quorate_api::{ConfigStatus, Limits, MemberStatus, Membership, NodeStatus, St
 use serde_json::json;
 
 use super::{Growth, Phase, Plan, Step, plan};
-use crate::crd::{KVCluster, KVClusterStatus, RetentionPolicy};
+use crate::crd::{KVCluster, KVClusterStatus, Member, RetentionPolicy};
 use crate::names::{self, Set};
 use crate::observe::{ClaimSeen, Observed, PodSeen, SetSeen};
 use crate::validate::{Wanted, validate};
@@ -461,6 +461,51 @@ fn what_sleeps_keeps_its_volumes_and_none_go_before_a_leader_says_whose_pods_it_
     // Nothing was ever stored.
     let plan = plan(&wanted(awake()), &Observed::default(), &KVClusterStatus::default());
     assert_eq!(plan.pods.when_scaled, RetentionPolicy::Delete);
+}
+
+/// A status that knows of `n` voters, and of a learner after them.
+fn recorded_members(n: i32, write_quorum: i32) -> KVClusterStatus {
+    let learner = format!("demo-follower-{}", n - 1);
+    let members = names::pods("demo", n).map(|pod| (pod, "follower")).chain([(learner, "learner")]);
+    let members = members.map(|(pod, role)| Member { pod, role: role.into(), ..Member::default() });
+    KVClusterStatus { members: members.collect(), write_quorum: Some(write_quorum), ..recorded() }
+}
+
+#[test]
+fn what_was_made_smaller_in_its_sleep_wakes_with_all_pods_that_it_needs_to_elect_a_leader() {
+    let nine = || recorded_members(9, 5);
+    let awake = |seen: &Observed| plan(&wanted(json!({"replicas": 3})), seen, &nine());
+    let mut seen = Observed::default();
+    assert_eq!(awake(&seen).pods.follower, 8, "the set and its pods are gone, as if somebody had deleted them");
+    seen.sets = healthy(1, 1, "").sets;
+    let plan = awake(&seen);
+    assert_eq!((plan.pods.leader, plan.pods.follower, plan.step.clone()), (1, 8, None), "the set has no pods");
+    assert!(plan.progress.message.contains("0 of 9 nodes answer, and 5 are needed"), "{plan:?}");
+
+    // Three nodes know that they are not enough.
+    seen = healthy(9, 5, "demo-follower-7");
+    seen.pods.iter_mut().skip(3).for_each(|p| p.status = None);
+    assert!(awake(&seen).progress.message.contains("3 of 9 nodes answer, and 5 are needed"), "{:?}", awake(&seen));
+    // What the leader says counts for more than what was once written down.
+    assert_eq!(awake(&healthy(3, 2, "demo-leader-0")).pods.follower, 2);
+    let plan = awake(&healthy(9, 5, "demo-leader-0"));
+    assert_eq!((plan.pods.follower, plan.progress.phase), (8, Phase::ScalingDown));
+}
+
+#[test]
+fn some_empty_nodes_of_many_are_no_loss() {
+    let mut seen = healthy(9, 5, "demo-leader-0");
+    for pod in &mut seen.pods {
+        let status = pod.status.as_mut().expect("a status");
+        (status.node.membership, status.node.role) = (Membership::Blank, "follower".into());
+        status.members.clear();
+        status.formed = false;
+    }
+    let phase = |seen: &Observed| plan(&wanted(json!({"replicas": 3})), seen, &recorded_members(9, 5)).progress.phase;
+    assert_eq!(phase(&seen), Phase::DataLost);
+    // The others are on their way, and may have it all.
+    seen.pods.truncate(3);
+    assert_eq!(phase(&seen), Phase::WaitingForLeader);
 }
 
 #[test]

@@ -226,6 +226,28 @@ async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_made_smaller_in_its_sleep_wakes_whole_and_then_shrinks() {
+    let world = World::new("shrunk").await;
+    // With W = 1 none of the copies may be missing when a leader is elected.
+    let spec = json!({"replicas": 4, "writeQuorum": 1, "persistentVolumeClaimRetention": {"whenScaled": "Delete"}});
+    world.create("demo", spec).await;
+    world.settled("demo").await;
+    world.write("demo-leader-0", "k", "v").await;
+    let before = claims(&world).await;
+    world.patch("demo", json!({"spec": {"hibernated": true}})).await;
+    world.until("demo", "it sleeps", |s| reason(s, "Progressing") == "Hibernated").await;
+    world.patch("demo", json!({"spec": {"hibernated": false, "replicas": 2}})).await;
+    world.until("demo", "there are two", |s| s.replicas == 2 && s.members.len() == 2).await;
+    world.settled("demo").await;
+    assert_eq!(world.read("demo-follower-0", "k").await, "v");
+    let left = until("the volumes of those that left are gone, for that is what the spec says", async || {
+        Some(claims(&world).await).filter(|claims| claims.len() == 2)
+    })
+    .await;
+    assert!(left.iter().all(|(name, uid)| before[name] == *uid), "{left:?} of {before:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_paused_nothing_is_changed_and_the_status_still_tells_the_truth() {
     let world = World::new("paused").await;
     world.create("demo", json!({"replicas": 3})).await;
