@@ -222,6 +222,7 @@ pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pla
     let part = held
         .or_else(|| volumes::sets(wanted, seen))
         .or_else(|| forming(wanted, seen, recorded))
+        .or_else(|| rollout::repair(wanted, seen))
         .or_else(|| without_leader(wanted, seen, recorded))
         .or_else(|| members::part(wanted, seen))
         .or_else(|| moving_leadership(wanted, seen))
@@ -362,7 +363,7 @@ fn forming(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part
     }
 }
 
-/// A formed cluster without a leader: dead pods may be repaired, a person may name a leader, and nothing else can be done.
+/// A formed cluster without a leader: a person may name one, and nothing else can be done.
 fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Part {
     if seen.led().is_some() {
         return None;
@@ -372,9 +373,6 @@ fn without_leader(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) 
             return doing(Phase::MovingLeadership, Step::Campaign { on: on.clone() }, format!("{on} is asked to lead"));
         }
         return waiting(Phase::WaitingForLeader, format!("{on} is to lead and does not answer"));
-    }
-    if let Some(part) = rollout::repair(wanted, seen) {
-        return Some(part);
     }
     let (voters, needed) = in_force(wanted, seen, recorded);
     let answering = voters.iter().filter(|name| seen.pod(name).is_some_and(|p| p.status.is_some())).count();

@@ -30,7 +30,8 @@ pub fn all_new(wanted: &Wanted, seen: &Observed) -> bool {
     known && wanted.pods().iter().all(|name| seen.pod(name).is_some_and(|pod| !is_outdated(wanted, seen, pod)))
 }
 
-/// Outdated pods whose nodes are dead are made anew whatever the state of the others: what fails to start may start from the new template.
+/// Outdated pods whose nodes are dead are made anew whatever the state of the others, and whatever else is under way and may wait for them: what fails to start may
+/// start from the new template.
 pub(super) fn repair(wanted: &Wanted, seen: &Observed) -> Part {
     let dead =
         |pod: &&PodSeen| is_outdated(wanted, seen, pod) && !pod.terminating && !pod.ready && pod.status.is_none();
@@ -45,9 +46,6 @@ pub(super) fn repair(wanted: &Wanted, seen: &Observed) -> Part {
 
 /// The next pod to make anew, or what that waits for.
 pub(super) fn part(wanted: &Wanted, seen: &Observed) -> Part {
-    if let Some(part) = repair(wanted, seen) {
-        return Some(part);
-    }
     let leader = seen.led()?;
     let mut outdated: Vec<&PodSeen> = seen.pods.iter().filter(|p| is_outdated(wanted, seen, p)).collect();
     // Followers from the highest ordinal down, the preferred leader's pod after them, and whoever leads last of all.

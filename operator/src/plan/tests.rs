@@ -284,6 +284,23 @@ fn a_dead_pod_of_an_old_template_is_made_anew_at_once() {
 }
 
 #[test]
+fn a_dead_pod_of_an_old_template_is_made_anew_also_while_a_change_waits_for_it() {
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    let new = PodSeen { name: "demo-follower-2".into(), uid: "its uid".into(), ..PodSeen::default() };
+    seen.pods.push(PodSeen { stuck: Some("Unschedulable".into()), revision: Some("old".into()), ..new });
+    let plan = decide(json!({"replicas": 5}), &seen);
+    let expected = |step: &Option<Step>| matches!(step, Some(Step::DeletePod { pod, uid, .. }) if pod == "demo-follower-2" && uid == "its uid");
+    assert!(expected(&plan.step), "it is not to join before its template is mended: {plan:?}");
+    leader_says(&mut seen, |s| s.config.changing = true);
+    assert!(expected(&decide(json!({"replicas": 5}), &seen).step));
+    // Made anew, it is waited for.
+    seen.pods[3].revision = Some("new".into());
+    leader_says(&mut seen, |s| s.config.changing = false);
+    let plan = decide(json!({"replicas": 5}), &seen);
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::ScalingUp));
+}
+
+#[test]
 fn with_every_copy_needed_for_a_write_pods_are_still_rolled_one_at_a_time() {
     for (n, w) in [(1, 1), (3, 3), (3, 1)] {
         let mut seen = healthy(n, w, "demo-leader-0");

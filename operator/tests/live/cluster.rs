@@ -193,6 +193,24 @@ async fn a_rollout_that_fails_stops_at_its_first_pod_and_a_better_template_mends
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_does_not_start_is_mended_by_a_better_template() {
+    let world = World::new("badcopy").await;
+    world.create("demo", json!({"replicas": 3})).await;
+    world.settled("demo").await;
+    world.patch("demo", json!({"spec": {"replicas": 4, "image": MISSING_IMAGE}})).await;
+    let says = |s: &KVClusterStatus| {
+        let message = |kind| s.conditions.iter().find(|c| c.type_ == kind).map_or("", |c| &c.message);
+        message("Progressing").contains("demo-follower-2") && message("Degraded").contains("ImagePullBackOff")
+    };
+    let status = world.until("demo", "the stuck pod is told", says).await;
+    assert!(is(&status, "Available", "True"), "three of three serve on: {status:#?}");
+    world.patch("demo", json!({"spec": {"image": "quorate:better"}})).await;
+    let better = |s: &KVClusterStatus| s.members.len() == 4 && s.image.as_deref() == Some("quorate:better");
+    world.until("demo", "there are four, of the better image", better).await;
+    world.settled("demo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hibernated_cluster_has_no_pods_and_wakes_with_its_data() {
     let world = World::new("hibernate").await;
     // The volumes of pods that are scaled away go, and those of pods that sleep do not.
