@@ -90,7 +90,10 @@ fn everything_that_can_be_said() {
         "podTemplate": {
             "labels": {"team": "a", "quorate.dev/cluster": "another", "quorate.dev/role": "leader"}, "annotations": {"note": "b"},
             "tolerations": [{"key": "x", "operator": "Exists"}], "nodeSelector": {"disk": "ssd"}, "priorityClassName": "high",
-            "topologySpreadConstraints": [], "env": [{"name": "RUST_LOG", "value": "debug"}, {"name": "NODE_TYPE", "value": "leader"}],
+            "topologySpreadConstraints": [], "env": [
+                {"name": "RUST_LOG", "value": "debug"}, {"name": "NODE_TYPE", "value": "leader"}, {"name": "REPLICAS", "value": "1"},
+                {"name": "CLUSTER_ID", "value": "another"}, {"name": "VALUE_MAX", "value": "1KiB"}, {"name": "KEY_MAX", "value": "1"}, {"name": "HTTP_PORT", "value": "80"},
+            ],
         },
         "replicationDelay": {"min": "0.1ms", "max": "1s"},
         "limits": {"valueMax": "4MiB", "httpConnections": 100},
@@ -177,5 +180,22 @@ fn the_sets_of_a_cluster_that_sleeps_keep_its_volumes_whatever_the_spec_says_of_
             let told = (spec.replicas == Some(0), retention.when_scaled.as_deref(), retention.when_deleted.as_deref());
             assert_eq!(told, (asleep, Some(policy), Some("Delete")));
         }
+    }
+}
+
+#[test]
+fn the_settings_of_the_operator_cannot_be_overridden_by_variables_of_the_pod_template() {
+    let theirs: Vec<Value> = ["LEADER_URL", "OURS"].map(|name| json!({"name": name, "value": "x"})).to_vec();
+    let limits = json!({"keyMax": "1KiB", "valueMax": "1MiB", "diskReserve": "1GiB"});
+    let all = made(json!({"limits": limits, "replicationDelay": {"min": "1ms", "max": "2ms"}}), &KVClusterStatus::default());
+    let settings = all.config_map.data.expect("data");
+    let id = "CLUSTER_ID".to_owned();
+    let names = settings.keys().chain([&id]).map(|name| json!({"name": name, "value": "x"}));
+    let env: Vec<Value> = names.chain(theirs).collect();
+    // Whether the spec itself gives them a value, or the cluster has an id, does not matter.
+    for set in made(json!({"podTemplate": {"env": env}}), &KVClusterStatus::default()).sets {
+        let container = &set.spec.expect("a spec").template.spec.expect("a spec").containers[0];
+        let given = container.env.iter().flatten().filter(|e| e.value.as_deref() == Some("x"));
+        assert_eq!(given.map(|e| e.name.as_str()).collect::<Vec<_>>(), ["OURS"]);
     }
 }

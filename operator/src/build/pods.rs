@@ -124,7 +124,7 @@ fn template(wanted: &Wanted, set: Set, formation: Formation, settings: &Settings
             node_selector: (!extra.node_selector.is_empty()).then(|| extra.node_selector.clone()),
             priority_class_name: extra.priority_class_name.clone(),
             topology_spread_constraints: Some(spread(wanted, &extra)),
-            containers: vec![container(wanted, set, formation, &extra)],
+            containers: vec![container(wanted, set, formation, settings, &extra)],
             ..PodSpec::default()
         }),
     }
@@ -145,7 +145,13 @@ fn spread(wanted: &Wanted, extra: &PodTemplate) -> Vec<TopologySpreadConstraint>
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
 }
 
-fn container(wanted: &Wanted, set: Set, formation: Formation, extra: &PodTemplate) -> Container {
+fn container(
+    wanted: &Wanted,
+    set: Set,
+    formation: Formation,
+    settings: &Settings,
+    extra: &PodTemplate,
+) -> Container {
     Container {
         name: CONTAINER.to_owned(),
         image: Some(wanted.image.clone()),
@@ -156,7 +162,7 @@ fn container(wanted: &Wanted, set: Set, formation: Formation, extra: &PodTemplat
             port("redis", names::TCP_PORT),
             port("peer", names::PEER_PORT),
         ]),
-        env: Some(env(wanted, set, formation, extra)),
+        env: Some(env(wanted, set, formation, settings, extra)),
         env_from: Some(vec![EnvFromSource {
             config_map_ref: Some(ConfigMapEnvSource { name: names::config_map(&wanted.name), optional: Some(false) }),
             ..EnvFromSource::default()
@@ -182,8 +188,14 @@ fn container(wanted: &Wanted, set: Set, formation: Formation, extra: &PodTemplat
     }
 }
 
-/// What a node is told beyond the ConfigMap. The operator's names come last: of two of the same name the later one counts.
-fn env(wanted: &Wanted, set: Set, formation: Formation, extra: &PodTemplate) -> Vec<EnvVar> {
+/// What a node is told beyond the ConfigMap. Names of the operator's are left out of what the spec adds: here they would win over the ConfigMap.
+fn env(
+    wanted: &Wanted,
+    set: Set,
+    formation: Formation,
+    settings: &Settings,
+    extra: &PodTemplate,
+) -> Vec<EnvVar> {
     let value = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() };
     let from = |name: &str, source: EnvVarSource| EnvVar {
         name: name.to_owned(),
@@ -212,13 +224,15 @@ fn env(wanted: &Wanted, set: Set, formation: Formation, extra: &PodTemplate) -> 
             },
         ),
     ];
+    // Of the leader alone; a follower has them from nobody.
+    let forming = [value("REPLICAS", formation.replicas.to_string()), value("WRITE_QUORUM", formation.write_quorum.to_string())];
+    let is_ours = |given: &&EnvVar| {
+        settings.names.contains(given.name.as_str()) || ours.iter().chain(&forming).any(|o| o.name == given.name)
+    };
+    let mut env: Vec<EnvVar> = extra.env.iter().filter(|given| !is_ours(given)).cloned().collect();
     if set == Set::Leader {
-        ours.push(value("REPLICAS", formation.replicas.to_string()));
-        ours.push(value("WRITE_QUORUM", formation.write_quorum.to_string()));
+        ours.extend(forming);
     }
-    // Names must be unique where the API server merges lists by them.
-    let given = extra.env.iter().filter(|given| !ours.iter().any(|o| o.name == given.name));
-    let mut env: Vec<EnvVar> = given.cloned().collect();
     env.extend(ours);
     env
 }
