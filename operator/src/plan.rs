@@ -27,9 +27,9 @@ use crate::validate::Wanted;
 pub struct Plan {
     /// How many pods the StatefulSets are to have.
     pub pods: Pods,
-    /// A volume that grows now. Beside the step and not one itself: a volume that cannot grow must not hold up everything else for good, since what was asked
-    /// for cannot be taken back.
-    pub growth: Option<Growth>,
+    /// The volumes that are asked to grow now. Beside the step and not one itself: a volume that cannot grow must not hold up everything else for good, the other
+    /// volumes among it, since what was asked for cannot be taken back.
+    pub growth: Vec<Growth>,
     /// What is done to the running cluster now, if anything.
     pub step: Option<Step>,
     /// What is under way, or that all is as wanted.
@@ -218,7 +218,7 @@ fn waiting(phase: Phase, message: impl Into<String>) -> Part {
 pub fn plan(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Plan {
     let pods = pods(wanted, seen, recorded);
     let held = resting(wanted, seen).or_else(|| wrong_data(seen, recorded, pods));
-    let growth = if held.is_none() { volumes::growth(wanted, seen) } else { None };
+    let growth = if held.is_none() { volumes::growth(wanted, seen) } else { Vec::new() };
     let part = held
         .or_else(|| volumes::sets(wanted, seen))
         .or_else(|| forming(wanted, seen, recorded))

@@ -194,7 +194,7 @@ async fn record_formation(
 struct Acted {
     /// Kubernetes has yet to take over what the StatefulSets say.
     unnoticed: bool,
-    /// A step was taken, or a volume asked to grow.
+    /// A step was taken, or volumes asked to grow.
     stepped: bool,
     /// What could not be done.
     trouble: Option<ApplyError>,
@@ -218,7 +218,7 @@ async fn act(
     let who = apply::credentials(&context.client, wanted).await?;
     let objects = build::objects(wanted, plan.pods, recorded, seen);
     acted.unnoticed = !apply::apply(&context.client, wanted, &objects).await?;
-    if let Some(growth) = &plan.growth {
+    for growth in &plan.growth {
         tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?growth, "asking for a larger volume");
         match apply::grow(&context.client, wanted, growth).await {
             Ok(()) => {
@@ -226,8 +226,8 @@ async fn act(
                 let note = format!("{} was asked to grow to {}", growth.claim, growth.size);
                 publish(cluster, context, &Happened { warning: false, reason: "VolumeGrown".to_owned(), note }).await;
             }
-            // Whatever else there is to do goes on.
-            Err(error) => acted.trouble = Some(error),
+            // Whatever else there is to do goes on; the first refusal is told.
+            Err(error) => acted.trouble = acted.trouble.take().or(Some(error)),
         }
     }
     let Some(step) = &plan.step else { return Ok(()) };

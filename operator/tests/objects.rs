@@ -156,7 +156,13 @@ fn a_statefulset_keeps_the_size_of_its_claims_until_it_is_made_anew() {
     }))
     .expect("a KVCluster");
     let wanted = validate(&cluster, "quorate:1").expect("valid");
-    let old = SetSeen { set: Set::Follower, replicas: 2, update_revision: None, claim_size: "1Gi".into(), when_scaled: RetentionPolicy::Retain };
+    let old = SetSeen {
+        set: Set::Follower,
+        replicas: 2,
+        update_revision: None,
+        claim_size: "1Gi".into(),
+        when_scaled: RetentionPolicy::Retain,
+    };
     let seen = Observed { sets: vec![old], leaving: vec![Set::Leader], ..Observed::default() };
     let pods = Pods { leader: 1, follower: 2, when_scaled: RetentionPolicy::Retain };
     let made = objects(&wanted, pods, &KVClusterStatus::default(), &seen);
@@ -187,7 +193,8 @@ fn the_sets_of_a_cluster_that_sleeps_keep_its_volumes_whatever_the_spec_says_of_
 fn the_settings_of_the_operator_cannot_be_overridden_by_variables_of_the_pod_template() {
     let theirs: Vec<Value> = ["LEADER_URL", "OURS"].map(|name| json!({"name": name, "value": "x"})).to_vec();
     let limits = json!({"keyMax": "1KiB", "valueMax": "1MiB", "diskReserve": "1GiB"});
-    let all = made(json!({"limits": limits, "replicationDelay": {"min": "1ms", "max": "2ms"}}), &KVClusterStatus::default());
+    let all =
+        made(json!({"limits": limits, "replicationDelay": {"min": "1ms", "max": "2ms"}}), &KVClusterStatus::default());
     let settings = all.config_map.data.expect("data");
     let id = "CLUSTER_ID".to_owned();
     let names = settings.keys().chain([&id]).map(|name| json!({"name": name, "value": "x"}));

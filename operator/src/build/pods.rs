@@ -145,13 +145,7 @@ fn spread(wanted: &Wanted, extra: &PodTemplate) -> Vec<TopologySpreadConstraint>
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
 }
 
-fn container(
-    wanted: &Wanted,
-    set: Set,
-    formation: Formation,
-    settings: &Settings,
-    extra: &PodTemplate,
-) -> Container {
+fn container(wanted: &Wanted, set: Set, formation: Formation, settings: &Settings, extra: &PodTemplate) -> Container {
     Container {
         name: CONTAINER.to_owned(),
         image: Some(wanted.image.clone()),
@@ -189,13 +183,7 @@ fn container(
 }
 
 /// What a node is told beyond the ConfigMap. Names of the operator's are left out of what the spec adds: here they would win over the ConfigMap.
-fn env(
-    wanted: &Wanted,
-    set: Set,
-    formation: Formation,
-    settings: &Settings,
-    extra: &PodTemplate,
-) -> Vec<EnvVar> {
+fn env(wanted: &Wanted, set: Set, formation: Formation, settings: &Settings, extra: &PodTemplate) -> Vec<EnvVar> {
     let value = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() };
     let from = |name: &str, source: EnvVarSource| EnvVar {
         name: name.to_owned(),
@@ -225,7 +213,8 @@ fn env(
         ),
     ];
     // Of the leader alone; a follower has them from nobody.
-    let forming = [value("REPLICAS", formation.replicas.to_string()), value("WRITE_QUORUM", formation.write_quorum.to_string())];
+    let forming =
+        [value("REPLICAS", formation.replicas.to_string()), value("WRITE_QUORUM", formation.write_quorum.to_string())];
     let is_ours = |given: &&EnvVar| {
         settings.names.contains(given.name.as_str()) || ours.iter().chain(&forming).any(|o| o.name == given.name)
     };

@@ -101,7 +101,13 @@ fn healthy(n: i32, write_quorum: usize, leader: &str) -> Observed {
         status: Some(says(name, if name == leader { "leader" } else { "follower" }, write_quorum, &members)),
         ..PodSeen::default()
     });
-    let set = |set, replicas| SetSeen { set, replicas, update_revision: Some("new".into()), claim_size: "1Gi".into(), when_scaled: Default::default() };
+    let set = |set, replicas| SetSeen {
+        set,
+        replicas,
+        update_revision: Some("new".into()),
+        claim_size: "1Gi".into(),
+        when_scaled: Default::default(),
+    };
     let mut pods: Vec<PodSeen> = pods.collect();
     pods.sort_by(|a, b| a.name.cmp(&b.name));
     Observed { pods, sets: vec![set(Set::Leader, 1), set(Set::Follower, n - 1)], ..Observed::default() }
@@ -390,21 +396,28 @@ fn a_manual_policy_prefers_nobody() {
 }
 
 #[test]
-fn volumes_grow_claim_by_claim_and_then_the_sets_are_made_anew_and_then_the_volumes_are_waited_for() {
+fn volumes_are_asked_to_grow_and_then_the_sets_are_made_anew_and_then_the_volumes_are_waited_for() {
     let spec = || json!({"replicas": 3, "storage": {"size": "2Gi"}});
     let mut seen = healthy(3, 2, "demo-leader-0");
-    seen.claims = vec![claim("data-demo-leader-0", "2Gi"), claim("data-demo-follower-0", "1Gi"), claim("mine", "1Gi")];
+    let claims = ["data-demo-leader-0", "data-demo-follower-0", "data-demo-follower-1"].map(|name| claim(name, "1Gi"));
+    seen.claims = claims.into_iter().chain([claim("mine", "1Gi")]).collect();
+    seen.claims[2].size = "2Gi".into();
     let plan = decide(spec(), &seen);
-    assert_eq!(plan.growth, Some(Growth { claim: "data-demo-follower-0".into(), size: "2Gi".into() }));
+    let growth = ["data-demo-leader-0", "data-demo-follower-0"].map(|c| Growth { claim: c.into(), size: "2Gi".into() });
+    assert_eq!(plan.growth, growth);
     assert_eq!((plan.step, plan.progress.phase), (None, Phase::GrowingVolumes));
+    (seen.claims[0], seen.claims[2]) = (claim("data-demo-leader-0", "2Gi"), claim("data-demo-follower-1", "2Gi"));
     seen.claims[1].size = "2048Mi".into();
+    let unseen = seen.sets[0].update_revision.take();
     let plan = decide(spec(), &seen);
-    assert_eq!((plan.growth, plan.step), (None, Some(Step::RecreateSet { set: Set::Leader })));
+    assert_eq!((plan.growth, plan.step), (vec![], Some(Step::RecreateSet { set: Set::Follower })));
+    seen.sets[0].update_revision = unseen;
+    assert_eq!(decide(spec(), &seen).step, Some(Step::RecreateSet { set: Set::Leader }));
     seen.sets.iter_mut().for_each(|s| s.claim_size = "2Gi".into());
 
     seen.claims[1].said = Some("FileSystemResizePending".into());
     let plan = decide(spec(), &seen);
-    assert_eq!((plan.growth, plan.step, plan.progress.phase), (None, None, Phase::GrowingVolumes));
+    assert_eq!((plan.growth, plan.step, plan.progress.phase), (vec![], None, Phase::GrowingVolumes));
     assert_eq!(plan.progress.message, "data-demo-follower-0 has 1Gi of the 2Gi asked for (FileSystemResizePending)");
     seen.claims[1].capacity = "3Gi".into();
     // Nobody uses it, so it cannot grow.
@@ -418,10 +431,28 @@ fn a_volume_that_does_not_grow_holds_nothing_else_up() {
     seen.claims = vec![claim("data-demo-leader-0", "1Gi")];
     pod(&mut seen, "demo-follower-1").revision = Some("old".into());
     let plan = decide(json!({"replicas": 3, "storage": {"size": "2Gi"}}), &seen);
-    assert!(plan.growth.is_some(), "{plan:?}");
+    assert_eq!(plan.growth.len(), 1, "{plan:?}");
     assert!(matches!(&plan.step, Some(Step::DeletePod { pod, .. }) if pod == "demo-follower-1"), "{plan:?}");
     let plan = decide(json!({"replicas": 3, "paused": true, "storage": {"size": "2Gi"}}), &seen);
-    assert_eq!((plan.growth, plan.step), (None, None), "a pause is a pause");
+    assert_eq!((plan.growth, plan.step), (vec![], None), "a pause is a pause");
+}
+
+#[test]
+fn a_claim_without_a_volume_keeps_neither_the_others_nor_the_sets_from_growing() {
+    let spec = || json!({"replicas": 3, "storage": {"size": "2Gi"}});
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    let unbound = ClaimSeen { capacity: String::new(), ..claim("data-demo-follower-0", "1Gi") };
+    seen.claims = vec![unbound, claim("data-demo-leader-0", "1Gi")];
+    let growing = |plan: &Plan| plan.growth.iter().map(|g| g.claim.clone()).collect::<Vec<_>>();
+    assert_eq!(growing(&decide(spec(), &seen)), ["data-demo-leader-0"]);
+    seen.claims[1] = claim("data-demo-leader-0", "2Gi");
+    assert!(matches!(decide(spec(), &seen).step, Some(Step::RecreateSet { .. })));
+    seen.sets.iter_mut().for_each(|s| s.claim_size = "2Gi".into());
+    let plan = decide(spec(), &seen);
+    assert_eq!((growing(&plan).len(), plan.progress.phase), (0, Phase::GrowingVolumes));
+    assert_eq!(plan.progress.message, "data-demo-follower-0 has no volume yet, and asks for 2Gi once it has");
+    seen.claims[0].capacity = "1Gi".into();
+    assert_eq!(growing(&decide(spec(), &seen)), ["data-demo-follower-0"]);
 }
 
 #[test]

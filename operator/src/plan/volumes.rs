@@ -5,7 +5,7 @@ use quorum::quorum::VOTERS_MAX;
 
 use super::{Growth, Part, Phase, Step, doing, waiting};
 use crate::names::{self, Set};
-use crate::observe::Observed;
+use crate::observe::{ClaimSeen, Observed, SetSeen};
 use crate::validate::Wanted;
 
 /// Whether this is less than the spec asks for. What cannot be read is not.
@@ -18,12 +18,13 @@ fn claim_of(pod: &str) -> String {
     format!("data-{pod}")
 }
 
-/// The next claim that is to grow, those that a smaller number of replicas left behind among them.
-pub(super) fn growth(wanted: &Wanted, seen: &Observed) -> Option<Growth> {
+/// The claims that are to grow, those that a smaller number of replicas left behind among them. One without a volume yet cannot be asked, and is once it has one.
+pub(super) fn growth(wanted: &Wanted, seen: &Observed) -> Vec<Growth> {
     let all = i32::try_from(VOTERS_MAX).unwrap_or(i32::MAX);
     let ours = |claim: &str| names::pods(&wanted.name, all).any(|pod| claim == claim_of(&pod));
-    let claim = seen.claims.iter().find(|c| !c.terminating && ours(&c.name) && small(wanted, &c.size))?;
-    Some(Growth { claim: claim.name.clone(), size: wanted.spec.storage.size.clone() })
+    let can_grow = |c: &&ClaimSeen| !c.terminating && !c.capacity.is_empty() && ours(&c.name);
+    let claims = seen.claims.iter().filter(can_grow).filter(|c| small(wanted, &c.size));
+    claims.map(|c| Growth { claim: c.name.clone(), size: wanted.spec.storage.size.clone() }).collect()
 }
 
 /// StatefulSets whose claim template is to follow, once every claim was asked to grow.
@@ -34,10 +35,12 @@ pub(super) fn sets(wanted: &Wanted, seen: &Observed) -> Part {
             format!("{} goes, to be made anew; its pods stay", set.name(&wanted.name)),
         );
     }
-    if growth(wanted, seen).is_some() {
+    if !growth(wanted, seen).is_empty() {
         return None;
     }
-    let set = Set::ALL.into_iter().find(|s| seen.set(*s).is_some_and(|s| small(wanted, &s.claim_size)))?;
+    // Only once its controller has seen it as it is: a claim that it makes the set's own while that goes would be collected with it.
+    let due = |s: &SetSeen| s.update_revision.is_some() && small(wanted, &s.claim_size);
+    let set = Set::ALL.into_iter().find(|set| seen.set(*set).is_some_and(due))?;
     let size = &wanted.spec.storage.size;
     let message = format!("{} is made anew for volumes of {size}; its pods stay", set.name(&wanted.name));
     doing(Phase::GrowingVolumes, Step::RecreateSet { set }, message)
@@ -49,6 +52,12 @@ pub(super) fn unfinished(wanted: &Wanted, seen: &Observed) -> Part {
     let names: Vec<String> = wanted.pods().iter().map(|pod| claim_of(pod)).collect();
     let mut claims = seen.claims.iter().filter(|c| !c.terminating && names.contains(&c.name));
     let claim = claims.find(|c| small(wanted, &c.size) || small(wanted, &c.capacity))?;
+    if claim.capacity.is_empty() {
+        return waiting(
+            Phase::GrowingVolumes,
+            format!("{} has no volume yet, and asks for {size} once it has", claim.name),
+        );
+    }
     if small(wanted, &claim.size) {
         return waiting(Phase::GrowingVolumes, format!("{} grows from {} to {size}", claim.name, claim.size));
     }

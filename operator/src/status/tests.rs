@@ -208,7 +208,13 @@ fn a_change_under_way_is_progress_and_no_trouble() {
 #[test]
 fn volumes_that_grow_hide_neither_trouble_nor_what_runs() {
     let mut seen = three(5_000, true);
-    let set = |set| SetSeen { set, replicas: 1, update_revision: Some("new".into()), claim_size: String::new(), when_scaled: Default::default() };
+    let set = |set| SetSeen {
+        set,
+        replicas: 1,
+        update_revision: Some("new".into()),
+        claim_size: String::new(),
+        when_scaled: Default::default(),
+    };
     seen.sets = vec![set(Set::Leader), set(Set::Follower)];
     seen.pods.iter_mut().for_each(|pod| pod.revision = Some("new".into()));
     let spec = || json!({"image": "quorate:next"});

@@ -402,20 +402,24 @@ async fn volumes_grow_without_a_pod_being_touched() {
     world
         .create(
             "demo",
-            json!({"replicas": 3, "storage": {"size": "1Gi", "storageClassName": crate::machine::STORAGE_CLASS}}),
+            json!({
+                "replicas": 3, "storage": {"size": "1Gi", "storageClassName": crate::machine::STORAGE_CLASS},
+                // The claims belong to StatefulSets that go and come back.
+                "persistentVolumeClaimRetention": {"whenDeleted": "Delete"},
+            }),
         )
         .await;
     world.settled("demo").await;
-    let before = uids(&world).await;
+    let before = (uids(&world).await, claims(&world).await);
     world.machine.volumes_grow(false);
     world.patch("demo", json!({"spec": {"storage": {"size": "2Gi"}}})).await;
-    let claims: Api<PersistentVolumeClaim> = world.api();
+    let api: Api<PersistentVolumeClaim> = world.api();
     let sets: Api<StatefulSet> = world.api();
     until("claims and templates ask for more", || async {
         let size = |claim: &PersistentVolumeClaim| {
             Some(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone())
         };
-        let claims = claims.list(&ListParams::default()).await.ok()?;
+        let claims = api.list(&ListParams::default()).await.ok()?;
         let sets = sets.list(&ListParams::default()).await.ok()?;
         let templates = sets.items.iter().filter_map(|s| s.spec.as_ref()?.volume_claim_templates.as_ref()?.first());
         let all: Vec<Option<String>> = claims.items.iter().chain(templates).map(size).collect();
@@ -428,7 +432,15 @@ async fn volumes_grow_without_a_pod_being_touched() {
     assert!(is(&status, "Available", "True") && is(&status, "Degraded", "False"), "{status:#?}");
     world.machine.volumes_grow(true);
     world.settled("demo").await;
-    assert_eq!(uids(&world).await, before);
+    until("the claims belong to the sets that came back", async || {
+        let sets = sets.list(&ListParams::default()).await.ok()?;
+        let sets: Vec<String> = sets.items.iter().filter_map(ResourceExt::uid).collect();
+        let claims = api.list(&ListParams::default()).await.ok()?;
+        let owned = |c: &PersistentVolumeClaim| c.owner_references().iter().any(|o| sets.contains(&o.uid));
+        (claims.items.len() == 3 && claims.items.iter().all(owned)).then_some(())
+    })
+    .await;
+    assert_eq!((uids(&world).await, claims(&world).await), before, "neither pods nor volumes are others");
     assert!(world.events("demo").await.iter().any(|e| e == "VolumeGrown"));
 }
 
