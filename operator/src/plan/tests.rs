@@ -396,7 +396,7 @@ fn a_manual_policy_prefers_nobody() {
 }
 
 #[test]
-fn volumes_are_asked_to_grow_and_then_the_sets_are_made_anew_and_then_the_volumes_are_waited_for() {
+fn volumes_grow_all_at_once_and_then_the_sets_are_made_anew_and_then_the_volumes_are_waited_for() {
     let spec = || json!({"replicas": 3, "storage": {"size": "2Gi"}});
     let mut seen = healthy(3, 2, "demo-leader-0");
     let claims = ["data-demo-leader-0", "data-demo-follower-0", "data-demo-follower-1"].map(|name| claim(name, "1Gi"));
