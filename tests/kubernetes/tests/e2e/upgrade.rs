@@ -1,6 +1,7 @@
 //! From the previous chart to this one, with a cluster at work.
 
 use quorate_kubernetes::arena::{CHART, PATIENCE, RELEASE};
+use quorate_kubernetes::clients::SILENCE_MAX;
 use quorate_kubernetes::command::Said;
 use quorate_kubernetes::{Arena, Clients, THREE_COPIES, command};
 use quorate_tests::eventually_in;
@@ -79,7 +80,7 @@ async fn upgrading_from_the_previous_chart_rolls_operator_and_pods_while_writes_
     arena.release("upgrade", CHART, &["--set", &tag]).await.good("helm upgrade");
     rolled(&arena, "demo", &next_image()).await;
     clients.more(20).await;
-    clients.judged().await;
+    clients.judged().await.silent_at_most(SILENCE_MAX);
     assert_eq!(arena.settled("demo").await.cluster_id, before, "it is the same cluster");
     let history = arena.helm(&["history", RELEASE, "--output", "json"]).await.good("helm history");
     let releases: serde_json::Value = serde_json::from_str(&history).expect("JSON");
