@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod everywhere;
+
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
