@@ -52,6 +52,7 @@ async fn writes_go_on_while_leaders_are_deleted_and_nothing_is_lost_or_stale() {
 async fn a_failover_needs_no_operator_and_one_that_comes_back_finds_what_happened() {
     let arena = Arena::with_demo("absent").await;
     let clients = Clients::start(&arena, "demo", 3).await;
+    let term = arena.settled("demo").await.term;
     scale_operator(&arena, 0).await;
 
     let (before, _) = arena.pod("demo-leader-0").await;
@@ -62,6 +63,12 @@ async fn a_failover_needs_no_operator_and_one_that_comes_back_finds_what_happene
     arena.through("demo", "PUT", "/v1/kv/alone", "no operator").await.expect("a write");
 
     scale_operator(&arena, 1).await;
+    // Settled it says it is already, as of before: what is new is that somebody was elected.
+    eventually_in(PATIENCE, "the status tells of a later term", async || match arena.status("demo").await? {
+        status if status.term > term => Ok(()),
+        status => Err(format!("{status:?}")),
+    })
+    .await;
     let leader = arena.settled("demo").await.leader.expect("a leader");
     arena.labelled(&leader).await;
     let read = arena.through("demo-leader", "GET", "/v1/kv/alone", "").await;

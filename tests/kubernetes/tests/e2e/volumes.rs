@@ -52,6 +52,7 @@ async fn a_follower_whose_volume_is_lost_comes_back_in_its_own_place() {
     .await;
     arena.settled("demo").await;
     clients.judged().await.silent_at_most(SILENCE_MAX);
+    arena.told("demo", &["Recovered"]).await;
     arena.end().await;
 }
 
