@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for the answer to one request: longer than any request may take a node.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// The release's name in every namespace.
+/// The release's name in every namespace, but for the one that serves them all.
 pub const RELEASE: &str = "quorate";
 
 /// The chart.
@@ -41,6 +41,8 @@ pub struct Arena {
     pub namespace: String,
     /// The Kubernetes API.
     pub client: ClientBox,
+    /// The release in it.
+    release: &'static str,
     begun: Instant,
     ended: bool,
 }
@@ -56,7 +58,7 @@ impl std::fmt::Debug for ClientBox {
 }
 
 impl Arena {
-    /// Makes the namespace, and installs the chart as README says.
+    /// Makes the namespace, and installs the chart for it alone, with one operator.
     ///
     /// # Panics
     /// If no cluster can be reached, or Helm fails.
@@ -83,7 +85,34 @@ impl Arena {
         }));
         let made = namespaces.create(&PostParams::default(), &wanted.expect("a namespace")).await;
         let namespace = made.unwrap_or_else(|e| panic!("no namespace can be made: {e}")).name_any();
-        Arena { namespace, client: ClientBox(client), begun: Instant::now(), ended: false }
+        Arena { namespace, client: ClientBox(client), release: RELEASE, begun: Instant::now(), ended: false }
+    }
+
+    /// Makes the namespace, and installs the chart by README's own line, under a name that the line does not have: with the chart's defaults it serves every
+    /// namespace there is. Whoever does that has the cluster to himself: it is waited for that nobody else has a KVCluster.
+    ///
+    /// # Panics
+    /// If somebody has one and keeps it, or Helm fails.
+    pub async fn everywhere(name: &str, release: &'static str) -> Arena {
+        let mut arena = Arena::empty(name).await;
+        arena.release = release;
+        let all: Api<KVCluster> = Api::all(arena.client.0.clone());
+        eventually_in(PATIENCE, "no KVCluster is left that this operator would take for its own", async || {
+            match all.list(&ListParams::default()).await {
+                Ok(found) if found.items.is_empty() => Ok(()),
+                Ok(found) => {
+                    Err(format!("{:?}", found.items.iter().map(|k| (k.namespace(), k.name_any())).collect::<Vec<_>>()))
+                }
+                // Nobody has installed the definition yet.
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        let line = command::documented("README.md", "helm install quorate ");
+        let words: Vec<&str> = line.iter().map(|w| if w == RELEASE { release } else { w.as_str() }).collect();
+        arena.helm(&words[1..]).await.good(&line.join(" "));
+        arena
     }
 
     /// As [`Arena::new`], and in it the cluster `demo` of README, at rest.
@@ -102,7 +131,7 @@ impl Arena {
     /// `helm install` or `helm upgrade` of a chart in a folder, for this namespace alone and with one operator.
     pub async fn release(&self, verb: &str, chart: &str, more: &[&str]) -> Said {
         let namespaces = format!("namespaces={{{}}}", self.namespace);
-        let mut arguments = vec![verb, RELEASE, chart, "--wait", "--timeout", "2m"];
+        let mut arguments = vec![verb, self.release, chart, "--wait", "--timeout", "2m"];
         arguments.extend(["--set", &namespaces, "--set", "replicas=1"]);
         arguments.extend(more);
         self.helm(&arguments).await
@@ -264,7 +293,12 @@ impl Arena {
     /// Removes the release, and sends the namespace after it. That takes Kubernetes half a minute, most of it spent waiting: scripts/kubernetes/test looks once, after
     /// all tests, whether all of them are gone.
     pub async fn end(mut self) {
-        self.helm(&["uninstall", RELEASE, "--ignore-not-found"]).await.good("helm uninstall");
+        let mut arguments = vec!["uninstall", self.release, "--ignore-not-found"];
+        if self.release != RELEASE {
+            // Whoever comes next is not to meet this one's operators on their way out.
+            arguments.extend(["--wait", "--cascade=foreground"]);
+        }
+        self.helm(&arguments).await.good("helm uninstall");
         let namespaces: Api<Namespace> = Api::all(self.client.0.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await.expect("a deletion");
         self.ended = true;
@@ -320,11 +354,13 @@ impl Drop for Arena {
             &["logs", "--selector=app.kubernetes.io/name=quorate-operator", "--prefix", "--tail=30", QUICKLY],
         );
         say("kubectl", &["logs", "--selector=quorate.dev/cluster", "--prefix", "--tail=20", QUICKLY]);
-        if std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
+        // An operator that serves every namespace would serve those of the tests that follow, too.
+        let alone = self.release == RELEASE;
+        if alone && std::env::var("KEEP").is_ok_and(|keep| keep == "1") {
             eprintln!("the namespace {} stays, as KEEP=1 asks", self.namespace);
             return;
         }
-        say("helm", &["uninstall", RELEASE, "--ignore-not-found"]);
+        say("helm", &["uninstall", self.release, "--ignore-not-found"]);
         say("kubectl", &["delete", "namespace", &self.namespace, "--wait=false", QUICKLY]);
     }
 }

@@ -54,6 +54,18 @@ pub async fn run(program: &str, arguments: &[&str], input: &str) -> Said {
     }
 }
 
+/// The words of a command as a page of the tree has it, up to its comment: the first line that begins so.
+///
+/// # Panics
+/// If there is no such page or line.
+#[must_use]
+pub fn documented(page: &str, begins: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+    let line = text.lines().find(|l| l.starts_with(begins));
+    let line = line.unwrap_or_else(|| panic!("{page} has no command {begins:?}"));
+    line.split_whitespace().take_while(|w| !w.starts_with('#')).map(str::to_owned).collect()
+}
+
 /// The root of the tree.
 #[must_use]
 pub fn root() -> PathBuf {

@@ -1,11 +1,15 @@
 //! From nothing to a cluster that is written to and read, and back to nothing but the data.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, RELEASE};
 use quorate_kubernetes::{Arena, THREE_COPIES};
+use quorate_operator::names;
 use quorate_tests::eventually_in;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,6 +26,8 @@ async fn four_lines_make_a_cluster_that_every_service_reaches() {
     assert_eq!(status.members.len(), 3, "{:?}", status.members);
     let tolerates = status.tolerates.expect("what is survived");
     assert_eq!((tolerates.writes, tolerates.failover), (1, 1));
+    let (used, there) = zones(&arena).await;
+    assert_eq!(used, there.min(3), "a zone that goes takes one copy with it");
 
     for service in ["demo", "demo-leader", "demo-peers"] {
         let path = format!("/v1/kv/by-{service}");
@@ -40,6 +46,26 @@ async fn four_lines_make_a_cluster_that_every_service_reaches() {
     assert_eq!(columns[..7], ["demo", "3", "3", "2", "demo-leader-0", "1", "True"], "kubectl get kvc: {said}");
     arena.told("demo", &["Forming", "ClusterFormed", "LeaderChanged", "Available", "Settled"]).await;
     arena.end().await;
+}
+
+/// In how many zones the pods of `demo` are, and how many have a machine that takes pods. A machine of no zone is one by itself.
+async fn zones(arena: &Arena) -> (usize, usize) {
+    let nodes: Api<Node> = Api::all(arena.client.0.clone());
+    let mut zones = BTreeMap::new();
+    for node in nodes.list(&ListParams::default()).await.expect("nodes").items {
+        let spec = node.spec.clone().unwrap_or_default();
+        let taints = spec.taints.unwrap_or_default();
+        if spec.unschedulable != Some(true) && taints.iter().all(|t| t.effect == "PreferNoSchedule") {
+            let zone = node.labels().get("topology.kubernetes.io/zone").cloned();
+            zones.insert(node.name_any(), zone.unwrap_or_else(|| node.name_any()));
+        }
+    }
+    let mut used = BTreeSet::new();
+    for pod in names::pods("demo", 3) {
+        let (_, machine) = arena.pod(&pod).await;
+        used.insert(zones.get(&machine).unwrap_or_else(|| panic!("{pod} is on {machine}, which takes none")).clone());
+    }
+    (used.len(), zones.values().collect::<BTreeSet<_>>().len())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The operator's hand is stayed: `paused`.
 
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
+use quorate_kubernetes::clients::SILENCE_MAX;
 use quorate_kubernetes::{Arena, Clients};
 use quorate_tests::eventually_in;
 
@@ -43,7 +44,7 @@ async fn while_paused_nothing_is_changed_and_the_status_still_tells_the_truth() 
     let status = arena.settled("demo").await;
     assert_eq!((status.write_quorum, status.members.len()), (Some(3), 4), "{status:?}");
     clients.more(20).await;
-    clients.judged().await;
+    clients.judged().await.silent_at_most(SILENCE_MAX);
     arena.told("demo", &["Paused", "LeaderChanged", "Resumed", "ScalingUp", "WriteQuorumChanged"]).await;
     arena.end().await;
 }

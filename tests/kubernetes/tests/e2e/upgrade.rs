@@ -1,6 +1,7 @@
 //! From the previous chart to this one, with a cluster at work.
 
 use quorate_kubernetes::arena::{CHART, PATIENCE, RELEASE};
+use quorate_kubernetes::clients::SILENCE_MAX;
 use quorate_kubernetes::command::Said;
 use quorate_kubernetes::{Arena, Clients, THREE_COPIES, command};
 use quorate_tests::eventually_in;
@@ -29,14 +30,17 @@ pub(crate) async fn rolled(arena: &Arena, cluster: &str, image: &str) {
     }
 }
 
-/// The chart as it was before it was last changed, unpacked. Without a history (a shallow clone, an archive) the present one stands in for it.
+/// The chart as it was before it was last changed, unpacked. Where there is no history to take it from (an archive, a chart that never changed) the present one
+/// stands in for it; a history that was cut off can be had, and is asked for.
 async fn previous_chart() -> (TempDir, String) {
     let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
     let commits = command::run("git", &["log", "--format=%H", "--max-count=2", "--", CHART], "").await;
     let unpack = match commits.out.lines().nth(1) {
         Some(before) => format!("git archive {before} {CHART} | tar -x -C {}", folder.path().display()),
         None => {
-            println!("there is no history here: the present chart stands in for the previous one");
+            let shallow = command::run("git", &["rev-parse", "--is-shallow-repository"], "").await;
+            assert_ne!(shallow.out.trim(), "true", "the history ends before the previous chart: git fetch --unshallow");
+            println!("there is no previous chart here: the present one stands in for it");
             format!("mkdir {0}/charts && cp -r {CHART} {0}/charts/", folder.path().display())
         }
     };
@@ -53,12 +57,10 @@ async fn update_definition() -> Said {
     let as_helm = ["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--filename=-"];
     command::run("kubectl", &as_helm, &earlier).await.good("kubectl apply as Helm");
 
-    let readme = std::fs::read_to_string(folder.join("README.md")).expect("the chart's README");
-    let line =
-        readme.lines().find(|l| l.starts_with("kubectl apply --server-side")).expect("a command in the chart's README");
-    let words: Vec<&str> = line.split_whitespace().skip(1).take_while(|w| !w.starts_with('#')).collect();
+    let line = command::documented("charts/quorate/README.md", "kubectl apply --server-side");
+    let words: Vec<&str> = line[1..].iter().map(String::as_str).collect();
     let said = command::run("kubectl", &words, "").await;
-    assert!(said.ok, "{line}: {said:?}");
+    assert!(said.ok, "{line:?}: {said:?}");
     said
 }
 
@@ -79,7 +81,7 @@ async fn upgrading_from_the_previous_chart_rolls_operator_and_pods_while_writes_
     arena.release("upgrade", CHART, &["--set", &tag]).await.good("helm upgrade");
     rolled(&arena, "demo", &next_image()).await;
     clients.more(20).await;
-    clients.judged().await;
+    clients.judged().await.silent_at_most(SILENCE_MAX);
     assert_eq!(arena.settled("demo").await.cluster_id, before, "it is the same cluster");
     let history = arena.helm(&["history", RELEASE, "--output", "json"]).await.good("helm history");
     let releases: serde_json::Value = serde_json::from_str(&history).expect("JSON");

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use quorate_kubernetes::arena::{PATIENCE, is, reason};
+use quorate_kubernetes::clients::SILENCE_MAX;
 use quorate_kubernetes::{Arena, Clients, manifest};
 use quorate_operator::names;
 use quorate_tests::eventually_in;
@@ -50,7 +51,8 @@ async fn a_follower_whose_volume_is_lost_comes_back_in_its_own_place() {
     })
     .await;
     arena.settled("demo").await;
-    clients.judged().await;
+    clients.judged().await.silent_at_most(SILENCE_MAX);
+    arena.told("demo", &["Recovered"]).await;
     arena.end().await;
 }
 
@@ -171,7 +173,7 @@ async fn volumes_grow_under_running_pods_and_it_is_over_when_they_have() {
         assert_eq!(arena.kubectl(&["get", "sts", set, template]).await.good("kubectl get sts"), "128Mi");
     }
     clients.more(20).await;
-    clients.judged().await;
+    clients.judged().await.silent_at_most(SILENCE_MAX);
     arena.told("demo", &["GrowingVolumes", "VolumeGrown", "Settled"]).await;
     arena.end().await;
 }
