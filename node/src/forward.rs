@@ -46,8 +46,8 @@ impl Forward for PeerForward {
         tokio::spawn(async move {
             let answer = match call.await.unwrap_or(Err(CallError::Lost)) {
                 Ok(body) => match postcard::from_bytes(&body) {
-                    Ok(Answer::Write(result)) => result,
-                    Ok(Answer::Repeated(written)) => Ok(Written { repeated: true, ..written }),
+                    Ok(Answer::Write(result)) => result.map(with_followers),
+                    Ok(Answer::Repeated(written)) => Ok(Written { repeated: true, ..with_followers(written) }),
                     _ => Err(WriteError::Unknown("the leader's answer could not be read".into())),
                 },
                 Err(CallError::NotSent) => Err(WriteError::NoLeader),
@@ -83,6 +83,11 @@ impl Forward for PeerForward {
     fn set_delay(&self, range: (Duration, Duration)) {
         self.0.set_delay(range);
     }
+}
+
+/// What the leader does not say: whether it is one of the copies itself.
+fn with_followers(written: Written) -> Written {
+    Written { followers: written.copies.saturating_sub(1), ..written }
 }
 
 /// A request of another node, and where the answer goes.

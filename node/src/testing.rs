@@ -78,7 +78,7 @@ impl Forward for NoForward {
 }
 
 /// A handle on `node1` of three with W=2, in the given role; `node1` leads if the role is leader, `node2` otherwise. Every write is
-/// acknowledged with two copies. Must be called within a tokio runtime.
+/// acknowledged with two copies, the followers'. Must be called within a tokio runtime.
 pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handle {
     handle_with(role, adjust, Arc::new(NoForward))
 }
@@ -123,7 +123,8 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
                     let Applied { outcome, first } = store.apply_command(position, &write.payload);
                     applied.send_replace(index);
                     let (revision, repeated) = (first.unwrap_or(index).0, first.is_some());
-                    let _ = write.reply.send(Ok(Written { outcome, revision, term: 1, copies: 2, repeated }));
+                    let written = Written { outcome, revision, term: 1, copies: 2, followers: 2, repeated };
+                    let _ = write.reply.send(Ok(written));
                 }
                 Ask::Barrier(reply) => {
                     let _ = reply.send(Ok(index));

@@ -2,8 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 use quorum::bugs::{self, Bug};
-use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Role, SharedConfig, Term, Token};
+use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Replica, Role, SharedConfig, Term, Token};
 
+use super::waiters::Held;
 use super::{APPLY_BYTES_PER_TURN, APPLY_PER_TURN, Done, Driver, Installing};
 use crate::handle::ReadError;
 use crate::kv;
@@ -362,13 +363,21 @@ impl Driver {
             self.waiters.settle(
                 self.acknowledged,
                 replica.term(),
-                |index| replica.copies_of(index),
+                |index| held(replica, index),
                 |copies| replica.held_by(copies),
                 |copies| metrics.commit_copies.observe(copies as f64),
             );
         }
         self.settle_config_wishes();
     }
+}
+
+/// Who holds an entry, as far as its leader knows. What W followers hold is acknowledged before the leader's own disk has it, and a leader on its way out
+/// is no voter.
+fn held(replica: &Replica, index: Index) -> Held {
+    let votes = replica.config().is_some_and(|c| c.voters.iter().any(|m| m.id == replica.id()));
+    let copies = replica.copies_of(index);
+    Held { copies, followers: copies - usize::from(votes && replica.durable() >= index) }
 }
 
 /// The bytes of an entry's record. The core only estimates those of the entries that it makes itself, and a read of the log that is to hold all of
@@ -399,9 +408,31 @@ fn frame(head: &Head, index: Index, proposed: &mut impl Iterator<Item = Bytes>, 
 
 #[cfg(test)]
 mod tests {
-    use quorum::Config;
+    use quorum::{Config, Input, Recovered, Settings, Time};
 
     use super::*;
+    use crate::testing::member;
+
+    #[test]
+    fn what_two_followers_hold_is_theirs_alone_until_the_leaders_own_disk_has_it() {
+        let mut leader = Replica::new(NodeId(1), Settings::default(), Recovered::default(), Time(0));
+        let mut effects = Vec::new();
+        let config = Config::first(vec![member(1), member(2), member(3)], 2, None).expect("legal");
+        leader.step(Time(1), Input::Form(Box::new(config)), &mut effects);
+        for from in [2, 3] {
+            let message = Message { term: leader.term(), body: Body::Appended { durable: Index(1) } };
+            leader.step(Time(2), Input::Receive { from: NodeId(from), message }, &mut effects);
+        }
+        assert!(effects.contains(&Effect::Acknowledge { index: Index(1) }), "{effects:?}");
+        assert_eq!(held(&leader, Index(1)), Held { copies: 2, followers: 2 });
+        let mut token = effects.iter().filter_map(|e| match e {
+            Effect::Write { token, first: Index(1), .. } => Some(*token),
+            _ => None,
+        });
+        let token = token.next_back().expect("its own copy");
+        leader.step(Time(3), Input::Persisted { token }, &mut effects);
+        assert_eq!(held(&leader, Index(1)), Held { copies: 3, followers: 2 });
+    }
 
     #[test]
     fn a_read_for_a_follower_leaves_room_for_the_configurations_in_it() {

@@ -28,6 +28,15 @@ pub(crate) struct Waiter {
     pub applied: Option<Applied>,
 }
 
+/// How many voters hold an entry durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// All of them, the leader among them if its own disk has it.
+    pub copies: usize,
+    /// Those that are not the leader.
+    pub followers: usize,
+}
+
 /// The stages a write passes while it is in here, each with the histogram it is measured in and how far it has been.
 #[derive(Debug)]
 struct Passed {
@@ -101,7 +110,7 @@ impl Waiters {
         &mut self,
         acknowledged: Index,
         term: Term,
-        copies_of: impl Fn(Index) -> usize,
+        held_of: impl Fn(Index) -> Held,
         held_by: impl Fn(usize) -> Index,
         observe_copies: impl Fn(usize),
     ) {
@@ -118,13 +127,13 @@ impl Waiters {
                 still.push(waiter);
                 continue;
             }
-            let copies = copies_of(waiter.index);
+            let Held { copies, followers } = held_of(waiter.index);
             self.bytes -= waiter.bytes;
             observe_copies(copies);
             let Some(Applied { outcome, first }) = waiter.applied else { continue };
             // Whoever holds this entry holds the earlier one, too.
             let (revision, repeated) = (first.unwrap_or(waiter.index).0, first.is_some());
-            let written = Written { outcome, revision, term: term.0, copies, repeated };
+            let written = Written { outcome, revision, term: term.0, copies, followers, repeated };
             // A client that went away does not need its answer.
             let _ = waiter.reply.send(Ok(written));
         }
@@ -186,7 +195,8 @@ mod tests {
     }
 
     fn settle(waiters: &mut Waiters, acknowledged: u64, held: u64) {
-        waiters.settle(Index(acknowledged), Term(1), |_| 2, |_| Index(held), |_| {});
+        let two_followers = |_| Held { copies: 2, followers: 2 };
+        waiters.settle(Index(acknowledged), Term(1), two_followers, |_| Index(held), |_| {});
     }
 
     #[test]
@@ -199,7 +209,8 @@ mod tests {
         settle(&mut waiters, 4, 4);
         assert!(answer.try_recv().is_err(), "not acknowledged yet");
         settle(&mut waiters, 5, 5);
-        assert_eq!(answer.try_recv().expect("answered").expect("written").revision, 5);
+        let written = answer.try_recv().expect("answered").expect("written");
+        assert_eq!((written.revision, written.copies, written.followers), (5, 2, 2));
     }
 
     #[test]

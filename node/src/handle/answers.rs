@@ -29,8 +29,11 @@ pub struct Written {
     pub revision: u64,
     /// The term it was written in.
     pub term: u64,
-    /// The copies, the leader's included, that held it durably when it was acknowledged.
+    /// The voters that held it durably when it was acknowledged. The leader counts like any other: as soon as its own disk has it.
     pub copies: usize,
+    /// How many of them were followers: all, or all but the leader. Of a write that was passed on only the copies are told, and this is at least how many.
+    #[serde(skip)]
+    pub followers: usize,
     /// Whether it was done before, at that revision, under the same idempotency key. Told between nodes by `forward`, apart from the rest:
     /// a version without it reads the rest alike.
     #[serde(skip)]

@@ -62,7 +62,7 @@ pub(super) async fn write(face: &Face, request: Request<Incoming>) -> Answer {
     let mut out = Vec::with_capacity(160);
     out.extend_from_slice(b"{\"success\":true,\"message\":\"Write successful\",");
     // Those systems count the followers that confirmed.
-    push_number(&mut out, "quorum_reached", written.copies.saturating_sub(1) as u64);
+    push_number(&mut out, "quorum_reached", written.followers as u64);
     out.push(b',');
     push_written(&mut out, &written, Some(version));
     Ok(json(StatusCode::OK, out.into()))

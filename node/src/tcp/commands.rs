@@ -467,9 +467,9 @@ impl Session {
         loop {
             let state = self.face.handle.state();
             let count = match self.client.last_write {
-                Some((revision, copies)) => {
+                Some((revision, followers)) => {
                     let confirmed = state.peers.iter().filter(|p| p.durable.0 >= revision).count();
-                    confirmed.max(copies.saturating_sub(1))
+                    confirmed.max(followers)
                 }
                 None => state.peers.iter().filter(|p| p.live).count(),
             };

@@ -97,7 +97,7 @@ pub(super) struct Client {
     pub authenticated: bool,
     /// Whether reads are served from this node's own copy.
     pub readonly: bool,
-    /// Revision and copies of its last acknowledged write.
+    /// Revision of its last acknowledged write, and the followers that held it then.
     pub last_write: Option<(u64, usize)>,
     pub since: Instant,
 }
@@ -437,7 +437,7 @@ impl Session {
             let result = write.await;
             let outcome = match &result {
                 Ok(written) => {
-                    self.client.last_write = Some((written.revision, written.copies));
+                    self.client.last_write = Some((written.revision, written.followers));
                     "ok"
                 }
                 Err(error) => write_code(error).1,

@@ -279,7 +279,7 @@ async fn redis_commands_about_data_are_answered_as_by_redis() {
         ("NOSUCH a b", "-ERR unknown command 'NOSUCH', with args beginning with: 'a' 'b' \r\n"),
         ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
         ("GET a b", "-ERR wrong number of arguments for 'get' command\r\n"),
-        ("WAIT 1 100", ":1\r\n"),
+        ("WAIT 1 100", ":2\r\n"),
         ("WAIT x 100", "-ERR value is not an integer or out of range\r\n"),
     ] {
         peer.redis(words, reply).await;

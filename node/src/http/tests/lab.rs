@@ -13,10 +13,10 @@ async fn a_write_on_the_leader_tells_how_many_followers_confirmed() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("application/json"));
     let expected = json!({
-        "success": true, "message": "Write successful", "quorum_reached": 1, "copies": 2, "revision": 1, "version": 1
+        "success": true, "message": "Write successful", "quorum_reached": 2, "copies": 2, "revision": 1, "version": 1
     });
     assert_eq!(reply.json(), expected);
-    assert!(reply.text().starts_with(r#"{"success":true,"message":"Write successful","quorum_reached":1"#));
+    assert!(reply.text().starts_with(r#"{"success":true,"message":"Write successful","quorum_reached":2"#));
     let again = server.post("/write", r#"{"value":"w","key":"k","operation_id":"ignored"}"#).await.json();
     assert_eq!((&again["revision"], &again["version"]), (&json!(2), &json!(2)));
 }
