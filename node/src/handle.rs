@@ -245,19 +245,19 @@ impl Handle {
         }
     }
 
-    /// Hands in a command that another node forwarded, already encoded. Never forwarded again: one hop. What applying it will need is found
-    /// first, as by [`Handle::prepare`]: to keep their order, await one before the next.
-    pub(crate) async fn submit_forwarded(&self, payload: Bytes, copies: Option<usize>) -> PendingWrite {
-        let Some(command) = Command::decode(&payload) else {
-            let why = "it runs another version of quorate than this node".to_owned();
-            return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
+    /// Reads a command that another node forwarded, already encoded.
+    pub(crate) fn read_forwarded(&self, payload: &Bytes) -> Result<Command, WriteError> {
+        let Some(command) = Command::decode(payload) else {
+            return Err(WriteError::NotTaken("it runs another version of quorate than this node".to_owned()));
         };
         // The node that passed it on has checked its own limits; these are the ones that hold.
-        if let Err(why) = self.check_limits(&command, payload.len()) {
-            return PendingWrite(Pending::Known(Some(Err(WriteError::NotTaken(why)))));
-        }
-        self.prepare(&command).await;
-        self.shared.store.prefetch(&command);
+        self.check_limits(&command, payload.len()).map_err(WriteError::NotTaken)?;
+        Ok(command)
+    }
+
+    /// Hands in what [`Handle::read_forwarded`] read, after [`Handle::prepare`]. Never forwarded again: one hop.
+    pub(crate) fn submit_forwarded(&self, payload: Bytes, command: &Command, copies: Option<usize>) -> PendingWrite {
+        self.shared.store.prefetch(command);
         PendingWrite(self.enqueue(payload, command.frees_space(), copies))
     }
 

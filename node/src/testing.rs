@@ -85,6 +85,16 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
 
 /// The same with another way to the leader.
 pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
+    handle_of(Store::memory(), role, adjust, forward)
+}
+
+/// A handle on a node with this data.
+#[cfg(test)]
+pub(crate) fn handle_on(store: Store, role: Role) -> Handle {
+    handle_of(store, role, |_| {}, Arc::new(NoForward))
+}
+
+fn handle_of(store: Store, role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
     let any = "127.0.0.1:0".parse().expect("address");
     let mut options = NodeOptions::new("node1", std::env::temp_dir(), any, any, any);
     options.request_timeout = Duration::from_secs(1);
@@ -109,7 +119,6 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
         disk_full: false,
         waits_for: None,
     };
-    let store = Store::memory();
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let (shared, mut received, applied) = Shared::begin(options, member(1), 1, store.clone(), metrics, forward);
     shared.state.store(Arc::new(state));

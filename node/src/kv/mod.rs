@@ -35,6 +35,8 @@ pub use engine::EngineError;
 pub use engine::memory::MemoryHome;
 pub use once::{REMEMBERED_FOR, ROWS_MAX};
 pub use store::{Applied, Store};
+#[cfg(test)]
+pub(crate) use tests::slow_store;
 pub use transfer::{Export, Import, Imported};
 pub use value::{Value, ValueKind};
 pub use view::{Page, Scan, View};

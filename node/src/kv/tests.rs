@@ -25,6 +25,7 @@ use super::store::Drains;
 use super::*;
 use crate::metrics::Metrics;
 use crate::options::Limits;
+pub(crate) use reads::slow_store;
 use transfer::{chunks, import};
 
 fn limits(overlay_bytes: usize) -> Limits {

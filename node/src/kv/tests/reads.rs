@@ -12,6 +12,21 @@ fn on(engine: Arc<dyn Engine>) -> Store {
         .expect("start")
 }
 
+/// A store whose reads come from a disk that is not fast, and are done elsewhere therefore; each does this first.
+pub(crate) async fn slow_store(reading: impl Fn() + Send + Sync + 'static) -> Store {
+    let engine = Watched::new(MemoryEngine::default());
+    let noticed = AtomicBool::new(false);
+    engine.watch_reads(move || {
+        std::thread::sleep(Duration::from_millis(2));
+        if noticed.swap(true, Ordering::Relaxed) {
+            reading();
+        }
+    });
+    let store = on(engine);
+    assert_eq!(store.read(b"a").await.expect("read"), None);
+    store
+}
+
 #[tokio::test]
 async fn once_a_read_was_slow_those_after_it_wait_elsewhere_until_enough_were_fast() {
     let takes = Arc::new(Mutex::new(Duration::from_millis(2)));
