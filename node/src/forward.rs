@@ -47,17 +47,8 @@ impl Forward for PeerForward {
         let (reply, receiver) = oneshot::channel();
         let call = self.0.call(to, encode(&Request::Write { payload, copies }));
         tokio::spawn(async move {
-            let answer = match call.await.unwrap_or(Err(CallError::Lost)) {
-                Ok(body) => match postcard::from_bytes(&body) {
-                    Ok(Answer::Write(result)) => result.map(with_followers),
-                    Ok(Answer::Repeated(written)) => Ok(Written { repeated: true, ..with_followers(written) }),
-                    _ => Err(WriteError::Unknown("the leader's answer could not be read".into())),
-                },
-                Err(CallError::NotSent) => Err(WriteError::NoLeader),
-                Err(error) => Err(WriteError::Unknown(error.to_string())),
-            };
             // The client may be gone.
-            let _ = reply.send(answer);
+            let _ = reply.send(written(call.await.unwrap_or(Err(CallError::Lost))));
         });
         receiver
     }
@@ -66,15 +57,7 @@ impl Forward for PeerForward {
         let (reply, receiver) = oneshot::channel();
         let call = self.0.call(to, encode(&Request::Barrier));
         tokio::spawn(async move {
-            let answer = match call.await.unwrap_or(Err(CallError::Lost)) {
-                Ok(body) => match postcard::from_bytes(&body) {
-                    Ok(Answer::Barrier(result)) => result.map(Index),
-                    _ => Err(ReadError::NoLeader),
-                },
-                // A read has no effect: whatever happened, it may be tried again.
-                Err(_) => Err(ReadError::NoLeader),
-            };
-            let _ = reply.send(answer);
+            let _ = reply.send(confirmed(call.await.unwrap_or(Err(CallError::Lost))));
         });
         receiver
     }
@@ -85,6 +68,31 @@ impl Forward for PeerForward {
 
     fn set_delay(&self, range: (Duration, Duration)) {
         self.0.set_delay(range);
+    }
+}
+
+/// What a write that was passed on came to.
+fn written(answer: Result<Bytes, CallError>) -> Result<Written, WriteError> {
+    match answer {
+        Ok(body) => match postcard::from_bytes(&body) {
+            Ok(Answer::Write(result)) => result.map(with_followers),
+            Ok(Answer::Repeated(written)) => Ok(Written { repeated: true, ..with_followers(written) }),
+            _ => Err(WriteError::Unknown("the leader's answer could not be read".into())),
+        },
+        Err(CallError::NotSent) => Err(WriteError::NoLeader),
+        Err(CallError::Refused) => Err(WriteError::Overloaded),
+        Err(error @ (CallError::Lost | CallError::Timeout)) => Err(WriteError::Unknown(error.to_string())),
+    }
+}
+
+/// What a read must see, by the leader's word.
+fn confirmed(answer: Result<Bytes, CallError>) -> Result<Index, ReadError> {
+    match answer.map(|body| postcard::from_bytes(&body)) {
+        Ok(Ok(Answer::Barrier(result))) => result.map(Index),
+        // Not `NoLeader`, upon which it would be asked again at once: more of what there is too much of.
+        Err(CallError::Refused) => Err(ReadError::Overloaded),
+        // A read has no effect: whatever happened, it may be tried again.
+        Ok(_) | Err(_) => Err(ReadError::NoLeader),
     }
 }
 
@@ -182,7 +190,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use parking_lot::Mutex;
-    use quorum::Role;
 
     use super::*;
     use crate::kv::{Condition, Value, slow_store};
@@ -196,22 +203,58 @@ mod tests {
         postcard::from_bytes(&body).expect("an answer")
     }
 
+    #[test]
+    fn what_is_known_of_a_request_that_got_no_answer_is_said_and_no_more() {
+        for (call, write, read) in [
+            (CallError::NotSent, WriteError::NoLeader, ReadError::NoLeader),
+            (CallError::Refused, WriteError::Overloaded, ReadError::Overloaded),
+            (CallError::Lost, WriteError::Unknown(CallError::Lost.to_string()), ReadError::NoLeader),
+            (CallError::Timeout, WriteError::Unknown(CallError::Timeout.to_string()), ReadError::NoLeader),
+        ] {
+            assert_eq!((written(Err(call)), confirmed(Err(call))), (Err(write), Err(read)), "{call:?}");
+        }
+        assert!(matches!(written(Ok(Bytes::from_static(b"\xff"))), Err(WriteError::Unknown(_))));
+        let text = WriteError::Unknown(CallError::Timeout.to_string()).to_string();
+        assert!(!text.contains("appended"), "it may never have arrived: {text}");
+    }
+
+    #[test]
+    fn an_answer_counts_as_followers_what_it_names_but_the_leader() {
+        let done = Written {
+            outcome: crate::kv::Outcome::Put { version: 1 },
+            revision: 7,
+            term: 1,
+            copies: 2,
+            followers: 2,
+            repeated: true,
+        };
+        let told = |answer: &Answer| written(Ok(encode(answer))).expect("written");
+        let first = told(&Answer::Write(Ok(done.clone())));
+        assert_eq!(
+            (first.copies, first.followers, first.repeated),
+            (2, 1, false),
+            "at least: the leader may not be one"
+        );
+        let again = told(&Answer::Repeated(done));
+        assert_eq!((again.copies, again.followers, again.repeated), (2, 1, true));
+    }
+
     #[tokio::test]
     async fn writes_that_wait_for_the_disk_hold_up_neither_reads_nor_each_other_and_keep_their_order() {
-        let (stuck, begun) = (Arc::new(Mutex::new(())), Arc::new(AtomicUsize::new(0)));
+        let (disk, stuck) = std::sync::mpsc::channel::<()>();
+        let begun = Arc::new(AtomicUsize::new(0));
         let store = slow_store({
-            let (stuck, begun) = (stuck.clone(), begun.clone());
+            let (stuck, begun) = (Mutex::new(stuck), begun.clone());
             move || {
                 // The first stands still; those after it are ready before it.
                 if begun.fetch_add(1, Ordering::SeqCst) == 0 {
-                    drop(stuck.lock());
+                    let _ = stuck.lock().recv();
                 }
             }
         })
         .await;
-        let disk = stuck.lock();
         let (calls, received) = mpsc::unbounded_channel();
-        let serving = tokio::spawn(serve(testing::handle_on(store, Role::Leader), received));
+        let serving = tokio::spawn(serve(testing::handle_over(store), received));
         let ask = |request: &Request| {
             let (reply, answer) = oneshot::channel();
             calls.send((encode(request), reply)).expect("served");

@@ -85,16 +85,10 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
 
 /// The same with another way to the leader.
 pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
-    handle_of(Store::memory(), role, adjust, forward)
+    handle_of(role, adjust, forward, Store::memory())
 }
 
-/// A handle on a node with this data.
-#[cfg(test)]
-pub(crate) fn handle_on(store: Store, role: Role) -> Handle {
-    handle_of(store, role, |_| {}, Arc::new(NoForward))
-}
-
-fn handle_of(store: Store, role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
+fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>, store: Store) -> Handle {
     let any = "127.0.0.1:0".parse().expect("address");
     let mut options = NodeOptions::new("node1", std::env::temp_dir(), any, any, any);
     options.request_timeout = Duration::from_secs(1);
@@ -148,4 +142,10 @@ fn handle_of(store: Store, role: Role, adjust: impl FnOnce(&mut NodeOptions), fo
         }
     });
     Handle { shared }
+}
+
+/// A handle on a leader with this data.
+#[cfg(test)]
+pub(crate) fn handle_over(store: Store) -> Handle {
+    handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store)
 }

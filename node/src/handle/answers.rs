@@ -63,7 +63,7 @@ pub enum WriteError {
         /// W, or the copies asked for.
         needed: usize,
     },
-    /// The queue is full.
+    /// A queue is full, here or on the way to the leader.
     #[error("too many writes are under way: try again in a moment")]
     Overloaded,
     /// The disk is nearly full.
@@ -83,8 +83,8 @@ pub enum WriteError {
     /// The leader does not take such a command: it cannot read it, or it is beyond its limits.
     #[error("the leader does not take this: {0}")]
     NotTaken(String),
-    /// The write was appended, but W copies were not confirmed: it may or may not have happened.
-    #[error("the write was appended but not confirmed ({0}): it may or may not take effect")]
+    /// W copies were not confirmed, and it may have been appended: whether it happened is not known.
+    #[error("the write was not confirmed ({0}): it may or may not take effect")]
     Unknown(String),
     /// This node belongs to no cluster yet.
     #[error("this node belongs to no cluster yet: it waits {}", match .waits_for {

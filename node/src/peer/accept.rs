@@ -250,7 +250,7 @@ async fn answers(
         tokio::select! {
             reply = waiting.recv() => match reply.map(wait) {
                 Some(Ok(answer)) => open.push(answer),
-                Some(Err(id)) => wire::put_answer(&mut out, id, Err(CallError::NotSent)),
+                Some(Err(id)) => wire::put_answer(&mut out, id, Err(CallError::Refused)),
                 None => return future::pending().await,
             },
             Some(answer) = open.next(), if !open.is_empty() => put(&mut out, answer),

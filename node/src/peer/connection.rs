@@ -199,14 +199,14 @@ impl Lane {
         if queue.state == State::Down {
             queue.dropped = true;
             drop(queue);
-            refuse(item);
+            refuse(item, CallError::NotSent);
             return (Put::Down, None);
         }
         let count = queue.ready.len() + queue.delayed.len() + queue.pending.len();
         if count >= self.messages_max || queue.bytes + cost > self.bytes_max {
             let put = if std::mem::replace(&mut queue.overflowed, true) { Put::Full } else { Put::Overflow };
             drop(queue);
-            refuse(item);
+            refuse(item, CallError::Refused);
             return (put, None);
         }
         queue.bytes += cost;
@@ -279,7 +279,7 @@ impl Lane {
             queue.ready = kept;
             queue.bytes -= late.iter().map(Outgoing::cost).sum::<usize>();
             drop(queue);
-            late.into_iter().for_each(refuse);
+            late.into_iter().for_each(|item| refuse(item, CallError::NotSent));
         }
     }
 
@@ -304,7 +304,8 @@ impl Lane {
         for (_, reply) in pending.into_values() {
             let _ = reply.send(Err(CallError::Lost));
         }
-        ready.into_iter().chain(delayed.into_iter().map(|(_, item)| item)).for_each(refuse);
+        let waiting = ready.into_iter().chain(delayed.into_iter().map(|(_, item)| item));
+        waiting.for_each(|item| refuse(item, CallError::NotSent));
     }
 
     /// Ends everything: the lane is not served any more.
@@ -314,9 +315,9 @@ impl Lane {
 }
 
 /// A call that is dropped before it was written certainly has no effect; a message needs no word.
-fn refuse(item: Outgoing) {
+fn refuse(item: Outgoing, why: CallError) {
     if let Outgoing::Call(call) = item {
-        let _ = call.reply.send(Err(CallError::NotSent));
+        let _ = call.reply.send(Err(why));
     }
 }
 

@@ -194,7 +194,7 @@ fn contents() -> Vec<Frame> {
     let mut out = BytesMut::new();
     wire::put_call(&mut out, 5, b"what");
     frames.push(frame_of(out.split()));
-    for answer in [Ok(&b"that"[..]), Err(CallError::NotSent), Err(CallError::Lost)] {
+    for answer in [Ok(&b"that"[..]), Err(CallError::Refused), Err(CallError::Lost)] {
         wire::put_answer(&mut out, 5, answer);
         frames.push(frame_of(out.split()));
     }

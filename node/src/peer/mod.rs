@@ -178,9 +178,12 @@ pub enum PeerEvent<I> {
 /// Why a call has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// It never left this node, or the other refused to take it: certain.
-    #[error("the request was not taken by the other node")]
+    /// It never left this node, for lack of a connection, or since no frame may be as large: certain.
+    #[error("there is no connection to the other node")]
     NotSent,
+    /// Too many requests are under way, here or at the other node, which did not take it: certain.
+    #[error("too many requests to the other node are under way")]
+    Refused,
     /// The connection broke, or the other node dropped the request: the outcome is unknown.
     #[error("the connection was lost while the request was under way")]
     Lost,

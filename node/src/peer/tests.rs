@@ -560,8 +560,20 @@ async fn a_call_without_an_answer_times_out_and_one_too_many_is_refused() {
     let b = Node::start(spec(2), |options| options.calls = 1).await;
     a.net.set_members(std::slice::from_ref(&b.member));
     let (first, second) = (a.net.call(b.id(), Bytes::new()), a.net.call(b.id(), Bytes::new()));
-    assert_eq!(second.await, Ok(Err(CallError::NotSent)));
+    assert_eq!(second.await, Ok(Err(CallError::Refused)));
     assert_eq!(first.await, Ok(Err(CallError::Timeout)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_for_which_the_queue_has_no_room_is_refused_and_not_taken_for_one_without_a_connection() {
+    let a = Node::start(spec(1), |options| options.queue_messages = 1).await;
+    let mut b = Node::start(spec(2), |_| {}).await;
+    a.net.set_members(std::slice::from_ref(&b.member));
+    let first = a.net.call(b.id(), Bytes::from_static(b"first"));
+    assert_eq!(a.net.call(b.id(), Bytes::new()).await, Ok(Err(CallError::Refused)));
+    let Event::Call { body, reply, .. } = b.next().await else { panic!("not a call") };
+    reply.send(body).expect("waited for");
+    assert_eq!(first.await, Ok(Ok(Bytes::from_static(b"first"))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

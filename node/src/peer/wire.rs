@@ -147,7 +147,7 @@ pub(super) fn put_answer(out: &mut BytesMut, id: u64, result: Result<&[u8], Call
                 out.put_u8(ANSWERED);
                 out.put_slice(body);
             }
-            Err(CallError::NotSent) => out.put_u8(NOT_TAKEN),
+            Err(CallError::NotSent | CallError::Refused) => out.put_u8(NOT_TAKEN),
             Err(CallError::Lost | CallError::Timeout) => out.put_u8(FORGOTTEN),
         }
     });
@@ -178,7 +178,7 @@ pub(super) fn decode(frame: Frame, max_record: usize) -> Result<Incoming, WireEr
             let id = head.try_get_u64_le()?;
             let result = match head.try_get_u8()? {
                 ANSWERED => Ok(head),
-                NOT_TAKEN => Err(CallError::NotSent),
+                NOT_TAKEN => Err(CallError::Refused),
                 _ => Err(CallError::Lost),
             };
             return Ok(Incoming::Answer { id, result });
