@@ -9,8 +9,10 @@
 //!
 //! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
 //!
-//! - `queues`: what wakes it. `asks`: what is asked of it. `tail`: the end of the log in memory. `waiters`: who waits for what. `effects`: carrying out what the core wants.
-//! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers, replacing a lost disk. `upkeep`: what is done now and then. `publish`: what others see.
+//! - `queues`: what wakes it. `asks`: what is asked of it. `effects`: carrying out what the core wants.
+//! - `tail`: the end of the log in memory. `waiters`: who waits for what.
+//! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers, replacing a lost disk.
+//! - `upkeep`: what is done now and then. `publish`: what others see. `world`: what a driver needs around it.
 
 mod asks;
 mod effects;
@@ -243,6 +245,7 @@ impl Stepped {
 
 impl Driver {
     fn new(parts: Parts, now: Instant) -> (Driver, Queues) {
+        // Unbounded by type alone: under way are at most one of each kind, and one snapshot to each peer.
         let (done_tx, done) = mpsc::unbounded_channel();
         let metrics = parts.shared.metrics.clone();
         let stop = parts.shared.stop.subscribe();
@@ -419,8 +422,7 @@ impl Driver {
                 self.step(Input::Receive { from, message });
             }
             PeerEvent::Unreachable { peer } => self.step(Input::Unreachable { peer }),
-            // Unbounded here, bounded where calls arrive: so many of each peer may be under way. The server of calls may have ended with the
-            // node; the caller then learns that there is no answer.
+            // The server of calls may have ended with the node; the caller then learns that there is no answer.
             PeerEvent::Call { body, reply, .. } => drop(self.calls.send((body, reply))),
             PeerEvent::Introduced { member, blank, reply } => {
                 let welcome = self.on_introduced(member, blank);

@@ -190,6 +190,7 @@ impl Parted {
         let Parted { options, disk, me, metrics } = self;
         let Recovery { meta, vote, log, store, replica, cluster, bound, may_form, known_peers, id, incarnation } =
             disk.recover(&RealDisk, &options);
+        // Unbounded, so that the log never waits for the driver: one event a turn of the log, which had a job of the driver's at least.
         let (wal_tx, wal_events) = mpsc::unbounded_channel();
         let wal = Wal::start(log, vote, metrics.clone(), move |event| {
             // The driver may have ended; nobody needs the news then.
@@ -211,6 +212,7 @@ impl Parted {
         let handle = Handle { shared: shared.clone() };
         let options = handle.options();
         let targets: Vec<String> = options.join.iter().cloned().chain(known_peers).collect();
+        // Bounded where calls arrive: so many of each peer may be under way.
         let (calls_tx, calls) = mpsc::unbounded_channel();
         let parts = Parts {
             replica,
