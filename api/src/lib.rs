@@ -1,9 +1,11 @@
-//! The JSON that crosses a process boundary, as types: what `/v1/status` says, what errors look like, what a change of the
-//! configuration asks for. No behaviour: the node fills these in, the command line, the operator and the tests read them.
+//! The JSON that crosses a process boundary, as types: what `/v1/status` says, what errors look like, what a
+//! change of the configuration asks for. No behaviour: the node fills these in, the command line, the operator
+//! and the tests read them.
 
 use serde::{Deserialize, Serialize};
 
-/// By which the manager of a cluster names itself when it changes the configuration; to be what the node was given as `--managed-by`.
+/// By which the manager of a cluster names itself when it changes the configuration; to be what the node was
+/// given as `--managed-by`.
 pub const MANAGER_HEADER: &str = "x-quorate-manager";
 
 /// `GET /v1/status`.

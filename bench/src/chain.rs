@@ -1,10 +1,12 @@
 //! The other limit: what a durable write on two of three disks costs a program that does nothing else.
 //!
-//! The same HTTP stack as the store's in front; behind it, for one write at a time, a block sent to two followers and written to an own file, and the
-//! answer as soon as two of the three disks hold it. No log that could be read again, no protocol, nobody who could fail over. So the difference to the
-//! [echo](crate::echo) is what this machine takes for wake-ups, loopback and disks, whoever asks; and no store on this stack answers a lone client sooner.
+//! The same HTTP stack as the store's in front; behind it, for one write at a time, a block sent to two followers and
+//! written to an own file, and the answer as soon as two of the three disks hold it. No log that could be read again,
+//! no protocol, nobody who could fail over. So the difference to the [echo](crate::echo) is what this machine takes for
+//! wake-ups, loopback and disks, whoever asks; and no store on this stack answers a lone client sooner.
 //!
-//! A follower is a blocking thread that reads, writes durably and answers: the shortest way there is, with nobody to be woken in between.
+//! A follower is a blocking thread that reads, writes durably and answers: the shortest way there is, with
+//! nobody to be woken in between.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

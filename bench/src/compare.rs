@@ -1,8 +1,9 @@
 //! The comparison: in every round each system in turn, alone on the machine, from an empty disk, under the same loads.
 //!
-//! The order changes from round to round, so that no system always meets the warmer machine. A system that fails is reported as such
-//! and the others go on; one that cannot be had, or fails again and again, is left out. The whole has an end: what does not fit into its time is left out,
-//! too, and said to be. What is measured here is judged in `results` and drawn in `report`.
+//! The order changes from round to round, so that no system always meets the warmer machine. A system that fails is
+//! reported as such and the others go on; one that cannot be had, or fails again and again, is left out. The whole has
+//! an end: what does not fit into its time is left out, too, and said to be. What is measured here is judged in
+//! `results` and drawn in `report`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +39,8 @@ const HALF_LOAD_CLIENTS: usize = 256;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Longest that writing the keys to be read may take.
 const FILL_LIMIT: Duration = Duration::from_secs(60);
-/// What starting three empty servers takes, ending them, and what is not counted before a load: on two cores, generously.
+/// What starting three empty servers takes, ending them, and what is not counted before a load:
+/// on two cores, generously.
 const START_SECONDS: f64 = 4.0;
 const BEFORE_LOAD_SECONDS: f64 = 2.0;
 /// What catching up after a pipelined load takes, likewise.
@@ -387,7 +389,8 @@ impl Comparison {
             if round <= self.budget.pipelined_rounds {
                 let before = redis.members.cpu_seconds();
                 let figures = redis::set(port, CLIENTS, 16, VALUE_BYTES, self.budget.pipelined_seconds).await?;
-                // Not charged for its replicas: it promises nothing about them, and a figure of one copy is the harder peer.
+                // Not charged for its replicas: it promises nothing about them, and a figure of one
+                // copy is the harder peer.
                 let figures = Figures { behind_mib: Some(redis.behind_mib().await?), ..figures };
                 self.add((round, system, Workload::SetPipelined, CLIENTS), figures, &redis.members, before);
             }

@@ -1,7 +1,8 @@
 //! The limit: what this HTTP stack does with the same requests and no store behind it.
 //!
-//! The same routes as the store's, on the same axum: a PUT reads its body whole and answers with it, a GET answers with a value of
-//! the same size. Whatever the store reaches is to be read against this, because no HTTP server on these libraries can do more.
+//! The same routes as the store's, on the same axum: a PUT reads its body whole and answers with it, a GET answers
+//! with a value of the same size. Whatever the store reaches is to be read against this, because no HTTP server on
+//! these libraries can do more.
 
 use std::net::Ipv4Addr;
 

@@ -1,6 +1,7 @@
 //! etcd: three members on this machine with their defaults, and etcd's own load tool at the leader's endpoint.
 //!
-//! gRPC is what etcd is made for; its JSON gateway, used here only to look and to store the one key that is read, would flatter us.
+//! gRPC is what etcd is made for; its JSON gateway, used here only to look and to store the one key that
+//! is read, would flatter us.
 
 use std::path::Path;
 use std::time::Duration;

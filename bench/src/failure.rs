@@ -1,7 +1,7 @@
 //! The one error of this program: a sentence that says what was tried and what came of it.
 //!
-//! A comparison that cannot go on ends with such a sentence; nothing here is caught and retried, since a figure measured around a
-//! failure would be worth nothing.
+//! A comparison that cannot go on ends with such a sentence; nothing here is caught and retried, since a figure
+//! measured around a failure would be worth nothing.
 
 use std::fmt;
 

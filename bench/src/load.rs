@@ -1,12 +1,12 @@
 //! The load on an HTTP server: keep-alive connections, each with one request under way, and exact latencies.
 //!
-//! Two shapes. *Closed*: every client sends its next request when the answer to the last one is there; this finds the throughput.
-//! *Open*: requests fall due at a fixed rate whether or not the server keeps up, and each latency counts from when the request was
-//! due, so that a stall is charged to every request that it delayed (no coordinated omission). A due time is met to the
-//! millisecond, and the wait for it is part of the latency.
+//! Two shapes. *Closed*: every client sends its next request when the answer to the last one is there; this finds the
+//! throughput. *Open*: requests fall due at a fixed rate whether or not the server keeps up, and each latency counts
+//! from when the request was due, so that a stall is charged to every request that it delayed (no coordinated
+//! omission). A due time is met to the millisecond, and the wait for it is part of the latency.
 //!
-//! On a machine whose cores the servers share, the generator must be cheap: one thread, one task a connection, one write and one
-//! read a request, the request a template whose key is overwritten in place.
+//! On a machine whose cores the servers share, the generator must be cheap: one thread, one task a connection, one
+//! write and one read a request, the request a template whose key is overwritten in place.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -211,7 +211,8 @@ async fn connect(spec: &Spec) -> Outcome<Vec<TcpStream>> {
     Ok(streams)
 }
 
-/// One connection's life. It ends at its first failure: the run's figures are void then anyway, and must not hammer a broken server.
+/// One connection's life. It ends at its first failure: the run's figures are void then anyway, and must
+/// not hammer a broken server.
 async fn client(run: Arc<Run>, mut stream: TcpStream, number: u64) {
     let mut request = Request::new(&run.spec);
     let mut answer = vec![0; ANSWER_BYTES_MAX];

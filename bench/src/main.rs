@@ -1,7 +1,8 @@
 //! `quorate-bench`: the store beside etcd, Redis and the bare HTTP stack, on one machine and on equal durability.
 //!
-//! `compare` runs everything and leaves dated results; `load`, and the limits `echo` and `chain`, are parts of it for use by hand; `report` draws a
-//! table and plots again from results. How the comparison is made fair is in this crate's README.
+//! `compare` runs everything and leaves dated results; `load`, and the limits `echo` and `chain`, are parts
+//! of it for use by hand; `report` draws a table and plots again from results. How the comparison is made
+//! fair is in this crate's README.
 
 mod chain;
 mod compare;
@@ -36,7 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure all systems in alternating rounds and write dated results (about a quarter of an hour; it ends by itself after half as much again).
+    /// Measure all systems in alternating rounds and write dated results (about a quarter of an hour; it ends by itself
+    /// after half as much again).
     Compare(CompareArgs),
     /// Serve the bare echo: the same requests without a store.
     Echo(EchoArgs),

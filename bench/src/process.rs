@@ -1,6 +1,7 @@
 //! Other programs: starting them in process groups of their own, bounding their time, ending them, and what they used.
 //!
-//! Everything started here dies with the value that stands for it, also when the comparison is interrupted: no server outlives a run.
+//! Everything started here dies with the value that stands for it, also when the comparison is interrupted:
+//! no server outlives a run.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -82,7 +83,8 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // The whole group, because a server may have children (Redis rewriting its log). The pid is still ours: nobody has reaped it.
+        // The whole group, because a server may have children (Redis rewriting its log). The pid is still
+        // ours: nobody has reaped it.
         if self.child.id().is_some() {
             let group = format!("-{}", self.pid);
             let _ = std::process::Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
@@ -122,7 +124,8 @@ impl Members {
 
 /// User and system ticks out of a line of `/proc/<pid>/stat`.
 fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The program's name stands in parentheses and may hold anything: count from the last one. utime and stime are fields 14 and 15.
+    // The program's name stands in parentheses and may hold anything: count from the last one. utime and
+    // stime are fields 14 and 15.
     let after = &stat[stat.rfind(')')? + 1..];
     let mut fields = after.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)

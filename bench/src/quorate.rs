@@ -11,8 +11,8 @@ use crate::web;
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long followers and stores may take to catch up after a load.
 const DRAIN_LIMIT: Duration = Duration::from_secs(180);
-/// What may be left in the overlay of a drained node: the one table that a node at rest keeps in memory (`--overlay-size`, as it is by default). More is a
-/// table on its way into the engine: work that the load left behind.
+/// What may be left in the overlay of a drained node: the one table that a node at rest keeps in memory
+/// (`--overlay-size`, as it is by default). More is a table on its way into the engine: work that the load left behind.
 const DRAINED_BYTES: f64 = (64_u32 << 20) as f64;
 
 /// Three nodes.
@@ -55,7 +55,8 @@ impl Quorate {
         Ok(Quorate { members, http: http.to_vec(), leader_http: http[leader], leader_tcp: tcp[leader] })
     }
 
-    /// Waits until every node has applied all that is committed and no more than one table of it is outside the engine, and says how long that took.
+    /// Waits until every node has applied all that is committed and no more than one table of it is outside the engine,
+    /// and says how long that took.
     pub(crate) async fn drained(&mut self) -> Outcome<f64> {
         let start = Instant::now();
         let http = self.http.clone();
@@ -84,7 +85,8 @@ async fn leader_of(http: &[u16]) -> Option<usize> {
     leader
 }
 
-/// Whether all nodes have applied the same, all of it, and handed it to their engines as far as they do without being asked.
+/// Whether all nodes have applied the same, all of it, and handed it to their engines as far as
+/// they do without being asked.
 async fn caught_up(http: &[u16]) -> Outcome<bool> {
     let mut applied = Vec::new();
     let mut commit = 0;

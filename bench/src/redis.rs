@@ -1,7 +1,9 @@
-//! Redis: a master and two replicas that each fsync every write to their log, and redis-benchmark, for Redis and for us alike.
+//! Redis: a master and two replicas that each fsync every write to their log, and redis-benchmark,
+//! for Redis and for us alike.
 //!
-//! `appendfsync always` makes Redis answer when its *own* copy is durable; it does not wait for its replicas. So the figure that the
-//! store's W = 2 is held against is that of one copy. How far the replicas are behind when a load ends is taken down, but not charged.
+//! `appendfsync always` makes Redis answer when its *own* copy is durable; it does not wait for its replicas. So the
+//! figure that the store's W = 2 is held against is that of one copy. How far the replicas are behind when a load ends
+//! is taken down, but not charged.
 
 use std::path::Path;
 use std::time::Duration;
@@ -50,7 +52,8 @@ impl Redis {
         Ok(Redis { members, master })
     }
 
-    /// How far the slower of the replicas is behind the master, MiB; a replica that lost its master counts as having nothing.
+    /// How far the slower of the replicas is behind the master, MiB; a replica that lost its master
+    /// counts as having nothing.
     pub(crate) async fn behind_mib(&self) -> Outcome<f64> {
         let found = replication(self.master).await?;
         let slowest = if found.replicas.len() == 2 { found.replicas.iter().copied().min() } else { None };

@@ -1,7 +1,8 @@
 //! What was measured, cell by cell, and the judgement of it against the targets. Pure: no clock, no file.
 //!
-//! A *cell* is one system under one load in one round. A *row* compares the store with a peer: figures are medians over the rounds,
-//! and the ratio is the median of the ratios within each round, because figures drift from round to round and ratios hardly do.
+//! A *cell* is one system under one load in one round. A *row* compares the store with a peer: figures are medians
+//! over the rounds, and the ratio is the median of the ratios within each round, because figures drift from round to
+//! round and ratios hardly do.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ use crate::machine::Machine;
 pub(crate) const HALF_LOAD_SECONDS: f64 = 600.0;
 /// Seconds the pipelined writes must take for their target to count.
 pub(crate) const PIPELINED_SECONDS: f64 = 60.0;
-/// A run of a counted length ends when its work is done, a little earlier or later than asked for: this much less still counts.
+/// A run of a counted length ends when its work is done, a little earlier or later than asked for:
+/// this much less still counts.
 const NEARLY: f64 = 0.75;
 
 /// What was measured.

@@ -1,7 +1,7 @@
 //! The programs that are compared: where they are, and making those that are not there yet.
 //!
-//! etcd and its load tool are built from the Go module in `bench/etcd` (their versions are pinned there) into `target/bench-tools`,
-//! once. Redis is the distribution's. The store is built from this tree.
+//! etcd and its load tool are built from the Go module in `bench/etcd` (their versions are pinned there) into
+//! `target/bench-tools`, once. Redis is the distribution's. The store is built from this tree.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What can be told of a key's history without a search.
 //!
-//! Owns: that values and revisions name each other; that nothing is seen which certainly did not happen, was never written, or was not
-//! written yet; that no linearizable or session read shows less than what was known before. Each finding is certain; what passes may
-//! still have no order, which `search.rs` finds out.
+//! Owns: that values and revisions name each other; that nothing is seen which certainly did not happen, was never
+//! written, or was not written yet; that no linearizable or session read shows less than what was known before. Each
+//! finding is certain; what passes may still have no order, which `search.rs` finds out.
 
 use std::collections::HashMap;
 
@@ -132,7 +132,8 @@ fn proves(operation: &Operation, known: &Known<'_>) -> Option<u64> {
     }
 }
 
-/// Reads against what was proven before they began: by anyone for linearizable reads, by the same process for session reads.
+/// Reads against what was proven before they began: by anyone for linearizable reads, by the same
+/// process for session reads.
 fn reads(operations: &[&Operation], known: &Known<'_>) -> Result<(), Violation> {
     let mut by_start = operations.to_vec();
     by_start.sort_by_key(|o| o.invoked);

@@ -1,7 +1,8 @@
-//! Histories made from a register in memory, healthy or with an injected fault: to test checkers against, this one and others.
+//! Histories made from a register in memory, healthy or with an injected fault: to test checkers
+//! against, this one and others.
 //!
-//! The register is right by construction: each operation takes effect at one moment between its start and its end, or, when the answer is
-//! lost, at any later moment or never. Everything follows from the seed.
+//! The register is right by construction: each operation takes effect at one moment between its start and its end, or,
+//! when the answer is lost, at any later moment or never. Everything follows from the seed.
 
 use crate::{Call, Condition, Consistency, History, Operation, Outcome};
 

@@ -85,7 +85,8 @@ pub enum Outcome {
         /// Its revision, where the protocol tells it.
         revision: Option<u64>,
     },
-    /// The condition did not hold, or there was nothing to delete: certainly no effect, and it tells of the state at that moment.
+    /// The condition did not hold, or there was nothing to delete: certainly no effect, and it tells of
+    /// the state at that moment.
     Failed {
         /// The revision that the key had instead, where the protocol tells it.
         revision: Option<u64>,

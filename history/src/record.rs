@@ -36,8 +36,9 @@ impl History {
         check(&self.operations)
     }
 
-    /// Adds what the store holds in the end, when nothing goes on any more: for every key of the history a read after everything else.
-    /// `held` is asked for a key's value and revision. A write that was acknowledged and lost is found by this even if no client read later.
+    /// Adds what the store holds in the end, when nothing goes on any more: for every key of the history a read after
+    /// everything else. `held` is asked for a key's value and revision. A write that was acknowledged and lost is found
+    /// by this even if no client read later.
     pub fn ends_with(&mut self, held: impl Fn(&str) -> Option<(String, u64)>) {
         let moments = self.operations.iter().flat_map(|o| [o.invoked, o.returned.unwrap_or(0)]);
         let now = moments.max().unwrap_or(0) + 1;

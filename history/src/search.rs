@@ -1,23 +1,26 @@
 //! The search for an order of a key's operations that respects real time and explains every answer.
 //!
-//! After Wing and Gong, with the memory of Lowe's "just in time" variant: the history is walked by time, and a set of *situations* is kept,
-//! each a way in which everything that has ended so far may have happened: the key's state, and which of the operations still under way have
-//! taken effect. When an operation ends, situations in which it has not taken effect yet are continued by operations under way until it has;
-//! those that cannot are dropped, and if none is left there is no order. Equal situations are one: that is the memoization.
+//! After Wing and Gong, with the memory of Lowe's "just in time" variant: the history is walked by time, and a set of
+//! *situations* is kept, each a way in which everything that has ended so far may have happened: the key's state, and
+//! which of the operations still under way have taken effect. When an operation ends, situations in which it has not
+//! taken effect yet are continued by operations under way until it has; those that cannot are dropped, and if none is
+//! left there is no order. Equal situations are one: that is the memoization.
 //!
 //! What keeps it small, each without a loss of exactness:
-//! * Operations that change nothing (reads, failed conditions) take effect as soon as the state allows it: that never hinders another.
+//! * Operations that change nothing (reads, failed conditions) take effect as soon as the state allows it: that
+//!   never hinders another.
 //! * Revisions grow along the order, since they are places in a log: a change of a known revision waits for no choice.
 //! * A value that was shown to somebody had been written by then, so a write of unknown outcome has an end after all.
-//! * Changes of unknown outcome whose value nobody saw differ only in kind and start: only how many of a kind were used is remembered, and a
-//!   situation that has used more of them than an equal one is dropped.
+//! * Changes of unknown outcome whose value nobody saw differ only in kind and start: only how many of a kind were used
+//!   is remembered, and a situation that has used more of them than an equal one is dropped.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::checks::Known;
 use crate::{Call, Condition, Consistency, Kind, Operation, Outcome, Violation};
 
-/// Situations looked at for one key before the search gives up: a few seconds. Healthy histories need a few for each operation.
+/// Situations looked at for one key before the search gives up: a few seconds. Healthy histories need
+/// a few for each operation.
 pub(crate) const STEPS_MAX: u64 = 2_000_000;
 
 /// Operations under way at once on one key, besides those that nobody saw: one bit each.
@@ -74,7 +77,8 @@ struct Situation {
 /// Members used of each class; classes without are left out.
 type Used = Vec<(usize, u32)>;
 
-/// Situations without those that only used more unseen changes than another. In order, so that a history always gives the same report.
+/// Situations without those that only used more unseen changes than another. In order, so that a history
+/// always gives the same report.
 #[derive(Debug, Default)]
 struct Situations(BTreeMap<(State, u64, u128), Vec<Used>>);
 

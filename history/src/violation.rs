@@ -7,7 +7,8 @@ use crate::{Operation, picture};
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Kind {
-    /// No history at all: a value written twice, an answer before its question, an outcome that does not belong to the call.
+    /// No history at all: a value written twice, an answer before its question, an outcome that
+    /// does not belong to the call.
     #[error("this is no history")]
     Malformed,
     /// A revision names two values, or a value has two revisions.

@@ -1,7 +1,9 @@
-//! The checker against porcupine, a checker by other people in another language: on each key of each history both must say the same.
+//! The checker against porcupine, a checker by other people in another language: on each key of each
+//! history both must say the same.
 //!
-//! The histories are generated ones, healthy, with a fault, or with answers exchanged, and those that the tests of real processes left in
-//! the build folder. `QUORATE_PORCUPINE_HISTORIES` says how many of the former (`make porcupine` takes many).
+//! The histories are generated ones, healthy, with a fault, or with answers exchanged, and those that the
+//! tests of real processes left in the build folder. `QUORATE_PORCUPINE_HISTORIES` says how many of the former
+//! (`make porcupine` takes many).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

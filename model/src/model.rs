@@ -1,7 +1,7 @@
 //! The rules as steps between states, and what must hold in every one of them.
 //!
-//! Read [`Model::campaign`], [`Model::vote`], [`Model::append`] and [`Model::advance`] beside `quorum/src/replica/{candidate,follower,leader}.rs`: they are the same
-//! rules, without time and without pipelines.
+//! Read [`Model::campaign`], [`Model::vote`], [`Model::append`] and [`Model::advance`] beside
+//! `quorum/src/replica/{candidate,follower,leader}.rs`: they are the same rules, without time and without pipelines.
 
 use stateright::{Checker, Model as Checked, Property};
 
@@ -16,13 +16,15 @@ pub struct Model {
     table: Table,
     /// Numbers of the configurations that a change may go to; the first is where the run starts.
     simple: u8,
-    /// Renamings of nodes that leave every configuration one of the model's, each with what it makes of the configurations' numbers. States that differ by one
-    /// of these are the same state. Empty for paths that a person reads: nodes would change names on the way.
+    /// Renamings of nodes that leave every configuration one of the model's, each with what it makes of the
+    /// configurations' numbers. States that differ by one of these are the same state. Empty for paths that a person
+    /// reads: nodes would change names on the way.
     renamings: Vec<([u8; NODES], Vec<u8>)>,
 }
 
 impl Model {
-    /// A model that starts in the first of `confs`, whose voters hold that configuration and nothing else, and may change to any of them.
+    /// A model that starts in the first of `confs`, whose voters hold that configuration and nothing else, and
+    /// may change to any of them.
     #[must_use]
     pub fn new(confs: &[Conf], bounds: Bounds, rules: Rules) -> Model {
         assert!(usize::from(bounds.nodes) <= NODES && usize::from(bounds.writes) <= WRITES, "within the arrays");
@@ -173,7 +175,8 @@ impl Model {
         self.advance(s, leader);
     }
 
-    /// A leader counts: commits at C, acknowledges at W, takes a change's next step, and leaves when its last configuration leaves it out.
+    /// A leader counts: commits at C, acknowledges at W, takes a change's next step, and leaves when its last
+    /// configuration leaves it out.
     fn advance(&self, s: &mut State, n: u8) {
         let node = s.nodes[usize::from(n)];
         let (Role::Leader { first_own, mut commit, mut copies }, Some(number)) = (node.role, Self::in_force(&node))
@@ -217,7 +220,8 @@ impl Model {
         }
     }
 
-    /// Looks at the disks themselves: do W of each half hold the acknowledged entry? A disk that was lost since may have held it.
+    /// Looks at the disks themselves: do W of each half hold the acknowledged entry? A disk that was
+    /// lost since may have held it.
     fn note_promise(&self, s: &mut State, leader: &Node, number: u8, index: u8) {
         let holds = |m: &u8| {
             let node = &s.nodes[usize::from(*m)];
@@ -296,7 +300,8 @@ impl Model {
         places.iter().enumerate().all(|(i, place)| !places[..i].contains(place))
     }
 
-    /// Of any two leaders the older one has no quorum left: enough nodes to confirm it are in its own term or an earlier one no more.
+    /// Of any two leaders the older one has no quorum left: enough nodes to confirm it are in its own term
+    /// or an earlier one no more.
     fn quorums_meet(&self, s: &State) -> bool {
         self.each().all(|old| {
             let leader = &s.nodes[usize::from(old)];
@@ -307,7 +312,8 @@ impl Model {
         })
     }
 
-    /// The same state under the names that make it smallest: first by what can be said of each node without a name, which leaves few renamings to try in full.
+    /// The same state under the names that make it smallest: first by what can be said of each node without a name,
+    /// which leaves few renamings to try in full.
     fn canonical(&self, state: State) -> State {
         if self.renamings.is_empty() {
             return state;
@@ -325,7 +331,8 @@ impl Model {
         tied.map(|(names, numbers)| state.renamed(names, numbers)).min().unwrap_or(state)
     }
 
-    /// Checks everything, and panics with the shortest path found to what does not hold; returns how many different states were visited.
+    /// Checks everything, and panics with the shortest path found to what does not hold; returns how many
+    /// different states were visited.
     ///
     /// `threads` share the work.
     pub fn prove(self, threads: usize) -> usize {
@@ -345,7 +352,8 @@ impl Model {
         checker.unique_state_count()
     }
 
-    /// The shortest path to a state in which what `name` says does not hold, told line by line. Panics if everything holds: the mistake in the rules was not found.
+    /// The shortest path to a state in which what `name` says does not hold, told line by line. Panics if everything
+    /// holds: the mistake in the rules was not found.
     #[must_use]
     pub fn refute(self, name: &'static str) -> String {
         let model = Only { model: self, name };

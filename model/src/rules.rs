@@ -1,7 +1,8 @@
-//! What varies between two models: the bounds, the rules (the right ones, or with one of them broken), and the configurations.
+//! What varies between two models: the bounds, the rules (the right ones, or with one of them
+//! broken), and the configurations.
 //!
-//! [`Table`] asks the product's [`quorum::Config`] once for every set of nodes and remembers the answers; nothing is counted here, except for the
-//! rules that are wrong on purpose.
+//! [`Table`] asks the product's [`quorum::Config`] once for every set of nodes and remembers the answers; nothing is
+//! counted here, except for the rules that are wrong on purpose.
 
 use quorum::{Config, Member, NodeId};
 
@@ -107,7 +108,8 @@ pub struct Bounds {
     pub changes: u8,
     /// Disks that may be lost.
     pub wipes: u8,
-    /// Whether logs reach the disk by a step of their own (and may be lost before it), or at once. At once is far fewer states.
+    /// Whether logs reach the disk by a step of their own (and may be lost before it), or at once. At
+    /// once is far fewer states.
     pub slow_disks: bool,
 }
 

@@ -112,8 +112,8 @@ impl Log {
         })
     }
 
-    /// Where this log last agrees with another by index and term, as an append finds out. Nothing but the term is compared: that is the
-    /// protocol's belief, and the model must not know better.
+    /// Where this log last agrees with another by index and term, as an append finds out. Nothing but the term is
+    /// compared: that is the protocol's belief, and the model must not know better.
     #[must_use]
     pub fn agrees_with(&self, other: &Log) -> u8 {
         let shorter = self.len.min(other.len);

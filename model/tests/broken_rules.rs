@@ -1,4 +1,5 @@
-//! Each broken rule is found out: a path to the loss is printed (`cargo test -p quorate-model --test broken_rules -- --nocapture`).
+//! Each broken rule is found out: a path to the loss is printed (`cargo test -p quorate-model --test
+//! broken_rules -- --nocapture`).
 
 use quorate_model::{Bounds, Conf, Election, Model, Rules, always};
 
@@ -16,7 +17,8 @@ fn elections_that_need_not_meet_make_two_leaders_of_one_term() {
     refute(&[Conf::new(0b1111, 3)], Bounds { nodes: 4, terms: 1, ..SMALL }, rules, always::ONE_LEADER);
 }
 
-/// A follower confirms the same place to both leaders: by index and term, all that an append compares, their entries are one.
+/// A follower confirms the same place to both leaders: by index and term, all that an append
+/// compares, their entries are one.
 #[test]
 fn elections_that_need_not_meet_lose_an_acknowledged_write_with_four_nodes() {
     let rules = Rules { election: Election::MeetsWritesAlone, ..Rules::REAL };
@@ -74,8 +76,8 @@ fn a_write_acknowledged_at_c_copies_is_not_on_w_disks() {
     refute(&[Conf::new(0b111, 3)], SMALL, rules, always::PROMISE);
 }
 
-/// Raft's bug of 2015: of two changes by one server each, begun in different terms from one configuration, both commit. The joint step alone
-/// prevents it, too (see `rules`).
+/// Raft's bug of 2015: of two changes by one server each, begun in different terms from one configuration, both commit.
+/// The joint step alone prevents it, too (see `rules`).
 #[test]
 fn a_change_before_an_own_entry_and_without_the_joint_step_loses_a_committed_entry() {
     let rules = Rules { joint: false, own_entry_before_change: false, ..Rules::REAL };

@@ -1,4 +1,5 @@
-//! Quorums of configurations that follow each other intersect, for all N and W up to five nodes: the ground under every property of the model.
+//! Quorums of configurations that follow each other intersect, for all N and W up to five nodes: the ground under
+//! every property of the model.
 
 #![allow(clippy::expect_used)]
 
@@ -13,8 +14,9 @@ fn simple() -> Vec<Conf> {
     (1..=ALL).flat_map(with_w).collect()
 }
 
-/// Whether every set that elects under one meets every set that elects, commits or acknowledges under the other. Sets that do not elect under one have a
-/// complement that meets every set that does: so it is enough that no set and its complement both can.
+/// Whether every set that elects under one meets every set that elects, commits or acknowledges under the other.
+/// Sets that do not elect under one have a complement that meets every set that does: so it is enough that no set
+/// and its complement both can.
 fn meet(table: &Table, electing: u8, deciding: u8) -> bool {
     (0..=ALL).filter(|set| table.elects(electing, *set)).all(|set| {
         let rest = ALL & !set;

@@ -1,6 +1,7 @@
 //! The product's rules hold in every state within the bounds; `make model` prints how many those are.
 //!
-//! `QUORATE_MODEL=large` (`make model-large`) adds a term, or disks that lag, or changes in a row: many minutes, and gigabytes of memory.
+//! `QUORATE_MODEL=large` (`make model-large`) adds a term, or disks that lag, or changes in a row: many minutes,
+//! and gigabytes of memory.
 
 use std::env;
 use std::time::Instant;
@@ -89,7 +90,8 @@ fn a_wiped_voter_that_comes_back_as_another_node_loses_nothing() {
     prove("N=3 W=2, a disk lost", &confs[..1 + usize::from(large())], bounds, Rules::REAL);
 }
 
-/// The identity of a node is its disk's, so that a node that holds nothing has never confirmed anything under it: it may vote, or not.
+/// The identity of a node is its disk's, so that a node that holds nothing has never confirmed anything under
+/// it: it may vote, or not.
 #[test]
 fn whether_a_node_that_holds_nothing_votes_loses_nothing_either_way() {
     let bounds = Bounds { terms: 2, wipes: 1, changes: 1, ..BOUNDS };
@@ -100,8 +102,8 @@ fn whether_a_node_that_holds_nothing_votes_loses_nothing_either_way() {
     }
 }
 
-/// Raft's single-server changes are unsafe without this rule (see `broken_rules`). With a joint step it is caution: whatever two leaders
-/// begin from one configuration, both need its quorums.
+/// Raft's single-server changes are unsafe without this rule (see `broken_rules`). With a joint step it is caution:
+/// whatever two leaders begin from one configuration, both need its quorums.
 #[test]
 fn with_the_joint_step_a_change_before_an_own_entry_loses_nothing_within_these_bounds() {
     let rules = Rules { own_entry_before_change: false, ..Rules::REAL };

@@ -1,4 +1,5 @@
-//! How fast committed commands are applied to the overlay. The aim is a million a second: apply runs on the driver's thread.
+//! How fast committed commands are applied to the overlay. The aim is a million a second: apply
+//! runs on the driver's thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! The log on the disk that temporary files are on: how long a group takes from being handed in until it is reported durable, how long a million
-//! entries take to recover, and how fast they are read back.
+//! The log on the disk that temporary files are on: how long a group takes from being handed in until it is reported
+//! durable, how long a million entries take to recover, and how fast they are read back.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The one source of chance of a simulated run, and of tests that lose power: SplitMix64 (Steele, Lea and Flood, 2014), the same on every machine. The
-//! product does not use it.
+//! The one source of chance of a simulated run, and of tests that lose power: SplitMix64 (Steele, Lea and Flood, 2014),
+//! the same on every machine. The product does not use it.
 
 /// See the module's description.
 #[derive(Clone, Debug)]

@@ -1,17 +1,21 @@
 //! The driver: the one owner of a [`Replica`], and the only one to step it.
 //!
-//! It is a loop of turns. A turn waits until anything happened, takes everything that is queued (bounded), steps the core with it, and carries
-//! out the effects: records to the WAL thread, messages to the network, committed commands to the store, answers to those who wait. There are no
-//! locks: all state is the loop's own, and what others may see is published at the end of a turn.
+//! It is a loop of turns. A turn waits until anything happened, takes everything that is queued (bounded), steps the
+//! core with it, and carries out the effects: records to the WAL thread, messages to the network, committed commands to
+//! the store, answers to those who wait. There are no locks: all state is the loop's own, and what others may see is
+//! published at the end of a turn.
 //!
-//! Nothing here waits for a peer, and nothing for a disk but two things that are small and bounded: once in a node's life the file with its identity
-//! is replaced before its first write ([`Meta::bind`]), and after a restart committed entries are read back a mebibyte at a time.
+//! Nothing here waits for a peer, and nothing for a disk but two things that are small and bounded: once in a node's
+//! life the file with its identity is replaced before its first write ([`Meta::bind`]), and after a restart committed
+//! entries are read back a mebibyte at a time.
 //!
-//! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`], [`crate::peer`], [`crate::kv`].
+//! Before: [`crate::handle`] (asks) and [`crate::peer`] (messages). After: [`crate::storage`],
+//! [`crate::peer`], [`crate::kv`].
 //!
 //! - `queues`: what wakes it. `asks`: what is asked of it. `effects`: carrying out what the core wants.
 //! - `tail`: the end of the log in memory. `waiters`: who waits for what.
-//! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers, replacing a lost disk.
+//! - `generation`: whether every member knows a command. `membership`: forming a cluster, newcomers,
+//!   replacing a lost disk.
 //! - `upkeep`: what is done now and then. `publish`: what others see. `world`: what a driver needs around it.
 
 mod asks;
@@ -63,12 +67,12 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Most committed entries applied in one turn, so that a long backlog after a restart does not hold up heartbeats.
 const APPLY_PER_TURN: u64 = 4_096;
 
-/// And about the most bytes of them: what a disk reads in ten milliseconds, a tenth of a heartbeat, and a small part of the overlay's bound, which is
-/// looked at once a turn.
+/// And about the most bytes of them: what a disk reads in ten milliseconds, a tenth of a heartbeat, and a small part of
+/// the overlay's bound, which is looked at once a turn.
 const APPLY_BYTES_PER_TURN: usize = 1 << 20;
 
-/// Most reads that wait for the confirmation of leadership; one more is refused as overload. They wait an election timeout at most: by then the
-/// leader has been confirmed, or is none.
+/// Most reads that wait for the confirmation of leadership; one more is refused as overload. They wait an election
+/// timeout at most: by then the leader has been confirmed, or is none.
 const BARRIERS_MAX: usize = 65_536;
 
 /// Bytes of the log's end kept in memory for followers and for applying.
@@ -120,12 +124,13 @@ pub(crate) struct Parts {
     pub calls: mpsc::UnboundedSender<Call>,
 }
 
-/// A snapshot that the engine is taking over. Until it has, nothing is applied, and nothing reaches the WAL: a log emptied before the engine holds
-/// what was in it would be a log with a hole after a crash.
+/// A snapshot that the engine is taking over. Until it has, nothing is applied, and nothing reaches the WAL: a log
+/// emptied before the engine holds what was in it would be a log with a hole after a crash.
 struct Installing {
     token: Token,
     last: Position,
-    /// What the core asked to be made durable since, in order. Few and small: the leader sends nothing more until it has its answer.
+    /// What the core asked to be made durable since, in order. Few and small: the leader sends nothing more
+    /// until it has its answer.
     held: Vec<Job>,
     /// The leader, which waits for that answer.
     done: Option<oneshot::Sender<bool>>,
@@ -220,7 +225,8 @@ impl Stepped {
         Stepped { driver, queues, turn: Turn::default() }
     }
 
-    /// A turn at `now` with whatever is queued, and those after it that a backlog makes necessary. Why the node is to end, if it is.
+    /// A turn at `now` with whatever is queued, and those after it that a backlog makes necessary. Why the
+    /// node is to end, if it is.
     pub(crate) fn turn(&mut self, now: Instant, mut ticks: bool) -> Option<Ended> {
         loop {
             self.queues.take(&mut self.turn);
@@ -313,7 +319,8 @@ impl Driver {
             if !self.has_backlog() {
                 queues.next(&mut turn, tick).await;
             } else {
-                // More to apply: look at the queues without sleeping, so that neither starves the other, nor other tasks.
+                // More to apply: look at the queues without sleeping, so that neither starves
+                // the other, nor other tasks.
                 tokio::task::yield_now().await;
                 queues.take(&mut turn);
             }
@@ -329,7 +336,8 @@ impl Driver {
         }
     }
 
-    /// One turn: what was taken from the queues, a tick if it is due, and all that follows. Why the node is to end, if it is.
+    /// One turn: what was taken from the queues, a tick if it is due, and all that follows. Why the
+    /// node is to end, if it is.
     fn turn(&mut self, now: Instant, turn: &mut Turn, ticks: bool, stop: bool) -> Option<Ended> {
         self.now = now;
         self.take(turn);
@@ -339,7 +347,8 @@ impl Driver {
         self.apply_committed();
         self.answer();
         if ticks {
-            // Now, when all that is committed is applied: under load there is no other moment at which this node has caught up.
+            // Now, when all that is committed is applied: under load there is no other moment at which
+            // this node has caught up.
             self.publish();
         }
         if stop {
@@ -373,7 +382,8 @@ impl Driver {
         self.refused = None;
         let time = self.time();
         self.replica.step(time, input, &mut effects);
-        // Before anything of this step truncates the log: whoever reads it for a follower must notice that this reign is over.
+        // Before anything of this step truncates the log: whoever reads it for a follower must notice
+        // that this reign is over.
         let leading = (self.replica.role() == Role::Leader).then(|| self.replica.term());
         self.world.set_leading(leading);
         for effect in effects.drain(..) {
@@ -439,9 +449,10 @@ impl Driver {
         }
     }
 
-    /// Whether a message is of this node's cluster. The network refuses the connections of others; but two founders may court a blank node, and what
-    /// the second sent can be in the queue already when the node binds to the first. A connection that was made before its node was bound still
-    /// speaks for no cluster: what comes on it counts, since a node says nothing but answers until it is bound, and then to this cluster.
+    /// Whether a message is of this node's cluster. The network refuses the connections of others; but two founders may
+    /// court a blank node, and what the second sent can be in the queue already when the node binds to the first. A
+    /// connection that was made before its node was bound still speaks for no cluster: what comes on it counts, since a
+    /// node says nothing but answers until it is bound, and then to this cluster.
     fn listens_to(&self, cluster: Option<ClusterId>) -> bool {
         match (self.cluster, cluster) {
             (Some(ours), Some(theirs)) => ours == theirs,
@@ -467,7 +478,8 @@ impl Driver {
         let _ = done.send(self.replica.commit() >= last.index);
     }
 
-    /// Goes down politely: takes no more writes, answers those under way, and hands leadership over. All that within a bounded time.
+    /// Goes down politely: takes no more writes, answers those under way, and hands leadership over. All
+    /// that within a bounded time.
     fn leave(&mut self) {
         let no_heir = self.shared.no_heir.load(std::sync::atomic::Ordering::Relaxed);
         let others = !no_heir && self.replica.config().is_some_and(|c| c.voters.len() > 1);

@@ -1,7 +1,7 @@
 //! One hop to the leader: what a follower asks of it on behalf of a client, over the peer connections.
 //!
-//! The leader never passes a request on. A request that certainly did not reach the log is reported as such, so that the client may retry; anything
-//! else is unknown.
+//! The leader never passes a request on. A request that certainly did not reach the log is reported as such, so that
+//! the client may retry; anything else is unknown.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,7 +30,8 @@ enum Request {
 enum Answer {
     Write(Result<Written, WriteError>),
     Barrier(Result<u64, ReadError>),
-    /// A write that was done before: as `Write`, with [`Written::repeated`]. Only who passed on an idempotency key gets it.
+    /// A write that was done before: as `Write`, with [`Written::repeated`]. Only who passed on an
+    /// idempotency key gets it.
     Repeated(Written),
 }
 
@@ -104,8 +105,8 @@ fn with_followers(written: Written) -> Written {
 /// A request of another node, and where the answer goes.
 pub(crate) type Call = (Bytes, oneshot::Sender<Bytes>);
 
-/// Most writes of other nodes that are prepared at once: a disk of today serves about so many reads at a time, and the runtime has eight times as
-/// many threads for waiting.
+/// Most writes of other nodes that are prepared at once: a disk of today serves about so many reads at a time, and the
+/// runtime has eight times as many threads for waiting.
 const PREPARING_MAX: usize = 64;
 
 /// A write that another node passed on, until it is handed in.
@@ -116,8 +117,9 @@ struct Passed {
     reply: oneshot::Sender<Bytes>,
 }
 
-/// Serves what other nodes pass on, until the driver ends. On a task of its own: preparing a command may wait for the disk. Writes are handed in
-/// in the order they arrive, however long each takes to prepare; reads wait for none of them.
+/// Serves what other nodes pass on, until the driver ends. On a task of its own: preparing a command may
+/// wait for the disk. Writes are handed in in the order they arrive, however long each takes to prepare;
+/// reads wait for none of them.
 pub(crate) async fn serve(handle: Handle, mut calls: mpsc::UnboundedReceiver<Call>) {
     // As many as there may be calls: bounded where they arrive, as is the channel.
     let mut waiting = VecDeque::new();

@@ -1,7 +1,8 @@
 //! The seam: what HTTP, TCP and the page may ask of a node.
 //!
-//! A [`Handle`] is cheap to clone and never waits without a bound. Writes go to the driver if this node leads and one hop to the leader if
-//! not; reads come from the store once the wanted consistency is established. Nothing here touches the log or the disk.
+//! A [`Handle`] is cheap to clone and never waits without a bound. Writes go to the driver if this node leads and one
+//! hop to the leader if not; reads come from the store once the wanted consistency is established. Nothing here
+//! touches the log or the disk.
 //!
 //! Before: `http`, `tcp`, `cli`. After: [`crate::driver`] (through a bounded queue), [`crate::peer`] (forwarding).
 
@@ -112,7 +113,8 @@ impl Future for PendingWrite {
             Pending::Known(result) => Poll::Ready(
                 result.take().unwrap_or_else(|| Err(WriteError::Unknown("polled after it was answered".into()))),
             ),
-            // The driver and the forwarder answer everything they took, within the request timeout; a dropped sender means the node stops.
+            // The driver and the forwarder answer everything they took, within the request timeout; a dropped
+            // sender means the node stops.
             Pending::Asked(receiver) => Pin::new(receiver)
                 .poll(cx)
                 .map(|r| r.unwrap_or_else(|_| Err(WriteError::Unknown("the node stopped".into())))),
@@ -179,12 +181,14 @@ impl Handle {
         self.shared.stop.send_replace(true);
     }
 
-    /// To be said before a stop in which every node of the cluster goes down: this one then looks for no heir, who would be going down too.
+    /// To be said before a stop in which every node of the cluster goes down: this one then looks for no heir, who
+    /// would be going down too.
     pub fn expect_no_heir(&self) {
         self.shared.no_heir.store(true, Ordering::Relaxed);
     }
 
-    /// Holds the node still, as SIGSTOP does with a process, or lets it go on. Its disk may finish what it was given before.
+    /// Holds the node still, as SIGSTOP does with a process, or lets it go on. Its disk may finish
+    /// what it was given before.
     pub(crate) fn pause(&self, pause: bool) {
         self.shared.pause.hold(pause);
     }
@@ -204,7 +208,8 @@ impl Handle {
         self.shared.stop.subscribe()
     }
 
-    /// The item under a key, as far as this node has applied; after [`Handle::barrier`]. May wait for the disk, but holds up nobody else.
+    /// The item under a key, as far as this node has applied; after [`Handle::barrier`]. May wait for the disk,
+    /// but holds up nobody else.
     ///
     /// # Errors
     /// When the engine cannot be read: the node ends then.
@@ -212,14 +217,16 @@ impl Handle {
         self.shared.store.read(key).await.map_err(|_| ReadError::Stopping)
     }
 
-    /// To be awaited before [`Handle::submit`] on a task: if finding what applying will need may take the disk, it is found now, elsewhere.
+    /// To be awaited before [`Handle::submit`] on a task: if finding what applying will need may take the disk, it
+    /// is found now, elsewhere.
     pub async fn prepare(&self, command: &Command) {
         if self.leads() {
             self.shared.store.prepare(command).await;
         }
     }
 
-    /// Hands a write in without waiting for it. Writes handed in one after the other by one task get their places in the log in that order.
+    /// Hands a write in without waiting for it. Writes handed in one after the other by one task get their places
+    /// in the log in that order.
     #[must_use]
     pub fn submit(&self, command: &Command, options: WriteOptions) -> PendingWrite {
         let state = self.shared.state.load();
@@ -274,7 +281,8 @@ impl Handle {
         if keys > limits.batch_keys {
             return Err(format!("it names {keys} keys, the limit is {}", limits.batch_keys));
         }
-        // What a command of so many keys may take in all; more than one value of the largest size must have come in several.
+        // What a command of so many keys may take in all; more than one value of the largest size
+        // must have come in several.
         let most = keys.saturating_mul(limits.key_bytes + limits.value_bytes + COMMAND_BYTES) + ONCE_BYTES;
         if bytes > most { Err(format!("it has {bytes} bytes, the limit is {most}")) } else { Ok(()) }
     }
@@ -345,7 +353,8 @@ impl Handle {
     /// Waits until a read from [`Handle::store`] has the wanted consistency and shows at least `min_revision`.
     ///
     /// # Errors
-    /// When that cannot be established in time: at most a request timeout for the confirmation, and another for catching up with it.
+    /// When that cannot be established in time: at most a request timeout for the confirmation, and another
+    /// for catching up with it.
     pub async fn barrier(
         &self,
         consistency: Consistency,
@@ -355,7 +364,8 @@ impl Handle {
         // After a crash in the middle of a drain, what is there before this is not the state of any one revision.
         let mut at_least = Index(min_revision.unwrap_or(0)).max(self.shared.store.readable_from());
         if consistency == Consistency::Linearizable {
-            // Driver and forwarder answer within the request timeout: a timer for each read would cost more than the rest of this.
+            // Driver and forwarder answer within the request timeout: a timer for each read would cost
+            // more than the rest of this.
             at_least = at_least.max(self.confirmed(forward).await?);
         }
         if self.applied() >= at_least {
@@ -370,8 +380,8 @@ impl Handle {
         }
     }
 
-    /// The index that a linearizable read must see. Asking has no effect: an answer that is lost with its leader, or with the connection to it, is asked
-    /// for again, for as long as another leader may take to be elected.
+    /// The index that a linearizable read must see. Asking has no effect: an answer that is lost with its leader, or
+    /// with the connection to it, is asked for again, for as long as another leader may take to be elected.
     async fn confirmed(&self, forward: bool) -> Result<Index, ReadError> {
         let mut result = self.ask_barrier(forward)?.await.map_err(|_| ReadError::Stopping)?;
         if result != Err(ReadError::NoLeader) {
@@ -417,8 +427,8 @@ impl Handle {
         self.shared.store.view()
     }
 
-    /// Changes the configuration (on the leader; admin requests are not forwarded) and waits until the change is committed. Returns the version then in
-    /// force.
+    /// Changes the configuration (on the leader; admin requests are not forwarded) and waits until the change is
+    /// committed. Returns the version then in force.
     ///
     /// # Errors
     /// As [`ChangeError`] says.

@@ -1,7 +1,8 @@
 //! Finding the cluster: a node that is not (or no longer, or elsewhere) a member introduces itself until it is.
 //!
-//! Introductions go to the nodes named on the command line, to those written down when the node last belonged, and from there to the leader. They
-//! change nothing by themselves: whether the node is taken in is decided through the leader's log.
+//! Introductions go to the nodes named on the command line, to those written down when the node last belonged,
+//! and from there to the leader. They change nothing by themselves: whether the node is taken in is decided
+//! through the leader's log.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -54,9 +55,10 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// Yes, if its cluster does not know it, or not under these addresses. And if no leader has talked to it for a while: it may be a member in its own eyes
-    /// alone, taken out while it was away, or taken in by an entry that was never committed. Those it knows may all have left, so asking them for votes is not
-    /// enough; whoever is there knows the leader. That does not take it in again: the leader sends it the log first, see [`crate::driver`].
+    /// Yes, if its cluster does not know it, or not under these addresses. And if no leader has talked to it for a
+    /// while: it may be a member in its own eyes alone, taken out while it was away, or taken in by an entry that was
+    /// never committed. Those it knows may all have left, so asking them for votes is not enough; whoever is there
+    /// knows the leader. That does not take it in again: the leader sends it the log first, see [`crate::driver`].
     pub(crate) fn must_introduce(&mut self, state: &NodeState, me: &Member) -> bool {
         self.alone = if state.leader.is_none() { self.alone.saturating_add(1) } else { 0 };
         let known = state.config.as_ref().and_then(|c| c.member(me.id)).is_some_and(|m| m == me);

@@ -1,8 +1,10 @@
-//! The log of the process: one line for each event that matters, as text or JSON, with levels by module that may be changed while it runs.
+//! The log of the process: one line for each event that matters, as text or JSON, with levels by module that may
+//! be changed while it runs.
 //!
-//! A process has one log; in `quorate local` the nodes share it. What happens to writes is told on a target of its own, [`WRITES`], which is silent
-//! unless it is asked for: one line where a client's request is answered, with its id and the revision it got, and on every node lines that say up to
-//! which entry it has appended, synced, committed and applied. So an id leads to a revision, and the revision through all nodes.
+//! A process has one log; in `quorate local` the nodes share it. What happens to writes is told on a target of its own,
+//! [`WRITES`], which is silent unless it is asked for: one line where a client's request is answered, with its id and
+//! the revision it got, and on every node lines that say up to which entry it has appended, synced, committed and
+//! applied. So an id leads to a revision, and the revision through all nodes.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -82,7 +84,8 @@ pub(crate) fn start_with_traces(filter: &str, json: bool, endpoint: &str) -> Res
 
 /// Sends the log to stderr, as far as the filter lets it through. Once in a process.
 pub(crate) fn start(filter: &str, json: bool) -> Result<(), LogError> {
-    // A line that cannot be written is dropped: by default its thread would complain on stderr, and panic if that fails too.
+    // A line that cannot be written is dropped: by default its thread would complain on stderr, and
+    // panic if that fails too.
     let log = tracing_subscriber::fmt()
         .with_env_filter(parsed(filter)?)
         .with_writer(std::io::stderr)

@@ -1,7 +1,7 @@
 //! What Prometheus sees: every metric's name, unit and help in one place.
 //!
-//! A node has a registry of its own (six nodes share a process in `quorate local`), and no label ever names a key or a client. Whoever
-//! measures holds an `Arc<Metrics>`; `http::metrics` renders it.
+//! A node has a registry of its own (six nodes share a process in `quorate local`), and no label ever names a key or a
+//! client. Whoever measures holds an `Arc<Metrics>`; `http::metrics` renders it.
 
 #[cfg(target_os = "linux")]
 mod process;
@@ -77,8 +77,8 @@ pub struct Metrics {
     pub elections: IntCounter,
     /// Leaders this node has seen come.
     pub leader_changes: IntCounter,
-    /// Requests refused before they had an effect, by `code`. This and the next are counted by the face that answers the client, and nowhere else: a
-    /// write that was passed on counts once, where it was asked for.
+    /// Requests refused before they had an effect, by `code`. This and the next are counted by the face that answers
+    /// the client, and nowhere else: a write that was passed on counts once, where it was asked for.
     pub refused: IntCounterVec,
     /// Writes whose outcome was reported as unknown.
     pub unknown_outcomes: IntCounter,

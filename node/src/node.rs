@@ -1,7 +1,8 @@
 //! Starting and stopping one node: the order in which its parts come up and go down.
 //!
-//! Up: ports (so that a taken one is noticed before anything is touched), the folder, the engine, the WAL thread, the network, the driver, the faces.
-//! Down: the driver hands leadership over and ends; then the faces, which answer what is left; then the folder is free again.
+//! Up: ports (so that a taken one is noticed before anything is touched), the folder, the engine, the WAL thread, the
+//! network, the driver, the faces. Down: the driver hands leadership over and ends; then the faces, which answer what
+//! is left; then the folder is free again.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -89,7 +90,8 @@ pub enum Ended {
 }
 
 impl Node {
-    /// Binds the ports, opens the data directory and starts the node. Returns as soon as it listens; it may not have a leader yet.
+    /// Binds the ports, opens the data directory and starts the node. Returns as soon as it listens; it
+    /// may not have a leader yet.
     ///
     /// # Errors
     /// As [`StartError`] says.
@@ -117,8 +119,8 @@ impl Node {
         &self.handle
     }
 
-    /// Waits until the node ends, by request (`SHUTDOWN`, [`Handle::request_stop`]) or by failure. The faces are to be ended with
-    /// [`Node::stop`] then.
+    /// Waits until the node ends, by request (`SHUTDOWN`, [`Handle::request_stop`]) or by failure. The faces are to be
+    /// ended with [`Node::stop`] then.
     pub async fn ended(&mut self) -> Ended {
         if let Some(ended) = &self.ended {
             return ended.clone();
@@ -148,7 +150,8 @@ impl Node {
         }
         let why = ended.clone();
         let dir = self.handle.options().data_dir.clone();
-        // The engine closes with the last handle, and waits for its threads: not on a task, and before anyone is told that the node has stopped.
+        // The engine closes with the last handle, and waits for its threads: not on a task, and before anyone is told
+        // that the node has stopped.
         let closing = tokio::task::spawn_blocking(move || {
             drop(self);
             match why {
@@ -190,7 +193,8 @@ impl Parted {
         let Parted { options, disk, me, metrics } = self;
         let Recovery { meta, vote, log, store, replica, cluster, bound, may_form, known_peers, id, incarnation } =
             disk.recover(&RealDisk, &options);
-        // Unbounded, so that the log never waits for the driver: one event a turn of the log, which had a job of the driver's at least.
+        // Unbounded, so that the log never waits for the driver: one event a turn of the log, which had a job
+        // of the driver's at least.
         let (wal_tx, wal_events) = mpsc::unbounded_channel();
         let wal = Wal::start(log, vote, metrics.clone(), move |event| {
             // The driver may have ended; nobody needs the news then.

@@ -1,6 +1,8 @@
-//! Opening what a node has on its disk: identity, vote and log, the engine, and what they must agree on before the node may run.
+//! Opening what a node has on its disk: identity, vote and log, the engine, and what they must agree on
+//! before the node may run.
 //!
-//! The disk is whatever lies behind [`Disk`], and the engine what `open_store` makes of its folder: a simulated node comes up through the very same code.
+//! The disk is whatever lies behind [`Disk`], and the engine what `open_store` makes of its folder: a simulated node
+//! comes up through the very same code.
 //!
 //! Before: [`crate::node`]. After: [`crate::driver`], which gets the parts.
 
@@ -72,7 +74,8 @@ impl OnDisk {
     ) -> Result<OnDisk, StartError> {
         let mut disk = match OnDisk::open_once(on, options, open_store) {
             Err(Unopened::Damaged(why)) => {
-                // The log begins where the engine was promised to hold everything before: without it, this is a lost disk as any other.
+                // The log begins where the engine was promised to hold everything before: without it, this is
+                // a lost disk as any other.
                 tracing::error!(why, "the engine is damaged: this node gives up its vote, and with it its identity");
                 storage::renounce(&**on, &options.data_dir).map_err(|e| StartError::Data(e.to_string()))?;
                 OnDisk::open_once(on, options, open_store)?
@@ -83,15 +86,16 @@ impl OnDisk {
         let (last, applied) = (disk.opened.log.last(), disk.store.applied());
         let agrees = applied.index <= start.index || head_at(&disk.opened, applied.index) == Some(applied.term);
         if (applied.index > last.index || !agrees) && !bugs::is_on(Bug::EngineAheadOfLog) {
-            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it took over a snapshot, and the node
-            // ended before the log was emptied: what the log has there, and behind it, was never committed.
+            // The engine was ahead of the log's last fsync, which can be: it may hold whatever is committed. Or it
+            // took over a snapshot, and the node ended before the log was emptied: what the log has there, and behind
+            // it, was never committed.
             if applied.term > disk.opened.term {
                 // The vote first: a log of a later term than the saved one passes for a forgotten vote.
                 disk.opened.vote.save(applied.term, None).map_err(|e| StartError::Data(e.to_string()))?;
                 (disk.opened.term, disk.opened.voted_for) = (applied.term, None);
             }
-            // What the engine shows may be in the system's memory only, as after a crash of the process. The log must not be emptied for the sake of
-            // something that the next power loss takes away.
+            // What the engine shows may be in the system's memory only, as after a crash of the process. The log must
+            // not be emptied for the sake of something that the next power loss takes away.
             disk.store.persist().map_err(|e| StartError::Data(e.to_string()))?;
             disk.opened.log.reset(applied).map_err(|e| StartError::Data(e.to_string()))?;
             (disk.opened.start, disk.opened.heads) = (applied, Vec::new());
@@ -120,14 +124,15 @@ impl OnDisk {
         let OnDisk { opened, store } = self;
         let Opened { mut meta, vote, term, voted_for, start, heads, commit, log, renewed, .. } = opened;
         let blank = start.index == Index(0) && heads.is_empty();
-        // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing. One that lost its
-        // log is bound for ever, and founds nothing: an empty cluster must not pass for the one whose data was lost.
+        // A node that stored nothing of a cluster is bound to none, even if it died between binding and storing.
+        // One that lost its log is bound for ever, and founds nothing: an empty cluster must not pass for the
+        // one whose data was lost.
         let has_forgotten = renewed.is_some() || storage::was_set_aside(on, &options.data_dir, Aside::Damaged);
         if blank && meta.known_peers().is_empty() && !has_forgotten {
             meta.forget_cluster();
         }
-        // Nor does one that was taken out, and is started again by the command line of before: together with others that were,
-        // it would make an empty cluster that clients take for theirs.
+        // Nor does one that was taken out, and is started again by the command line of before: together with others
+        // that were, it would make an empty cluster that clients take for theirs.
         let was_removed = storage::was_set_aside(on, &options.data_dir, Aside::Removed);
         if blank && was_removed && options.form.is_some() {
             tracing::warn!(
@@ -144,8 +149,9 @@ impl OnDisk {
         let (id, incarnation, known_peers) = (meta.id(), meta.incarnation(), meta.known_peers().to_vec());
         let bound = meta.cluster().is_some();
         let cluster = meta.cluster().or(options.cluster_id);
-        // What was applied is committed. If the log still has the last of what the engine has, it has all of it, and the engine need not
-        // wait for a leader to become whole. If it has another entry there, it lost the true one with the power: nothing follows.
+        // What was applied is committed. If the log still has the last of what the engine has, it has all of it, and
+        // the engine need not wait for a leader to become whole. If it has another entry there, it lost the true one
+        // with the power: nothing follows.
         let ahead = store.whole_from();
         let head = ahead.index.0.checked_sub(start.index.0 + 1).and_then(|at| heads.get(usize::try_from(at).ok()?));
         let known_committed = head.filter(|head| head.term == ahead.term).map_or(Index(0), |_| ahead.index);

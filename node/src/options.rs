@@ -1,4 +1,5 @@
-//! Everything that can be set about a node, checked and with units: what `serve` and `local` hand to [`crate::node::Node::start`].
+//! Everything that can be set about a node, checked and with units: what `serve` and `local` hand to
+//! [`crate::node::Node::start`].
 //!
 //! Parsing of flags, environment and file is `cli`'s; this module never reads any of them.
 
@@ -59,7 +60,8 @@ pub struct Formation {
 /// Room in every cap for framing, names and options.
 pub(crate) const OVERHEAD_BYTES: usize = 64 << 10;
 
-/// Every bound of a node, shown by `/v1/status`; but for the last two, which have no flag: nobody has needed to set them.
+/// Every bound of a node, shown by `/v1/status`; but for the last two, which have no flag:
+/// nobody has needed to set them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Longest key, bytes.
@@ -86,7 +88,8 @@ pub struct Limits {
     pub disk_reserve_bytes: u64,
     /// Size of one WAL segment, bytes.
     pub segment_bytes: u64,
-    /// Log kept behind the applied state for followers that lag, bytes: beyond it the log is cut and they get a snapshot.
+    /// Log kept behind the applied state for followers that lag, bytes: beyond it the log is cut
+    /// and they get a snapshot.
     pub log_keep_bytes: u64,
     /// Most entries in one append.
     pub append_entries: usize,

@@ -1,7 +1,7 @@
 //! The stages of a write, named once for spans, metric labels, the web page and the docs.
 //!
-//! The gap between two stages names the delay it shows: queued → persisted is the leader's own disk, persisted → replicated the
-//! network and the followers' disks.
+//! The gap between two stages names the delay it shows: queued → persisted is the leader's own disk, persisted →
+//! replicated the network and the followers' disks.
 
 /// Where a write is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,8 @@
-//! A node without threads, sockets or a clock: whoever holds it says what time it is, what has arrived, and when the disk is done.
+//! A node without threads, sockets or a clock: whoever holds it says what time it is, what has arrived,
+//! and when the disk is done.
 //!
-//! It is the node itself: its driver, its log and recovery, its store on an engine in memory. A simulator puts a disk, a [`World`] and other nodes around
-//! it. The product does not use this.
+//! It is the node itself: its driver, its log and recovery, its store on an engine in memory. A simulator puts a disk,
+//! a [`World`] and other nodes around it. The product does not use this.
 //!
 //! Before: the simulator. After: [`crate::driver`], [`crate::storage`], [`crate::kv`].
 
@@ -83,7 +84,8 @@ impl Forward for Nowhere {
 /// Room for more than a simulator ever puts in between two turns.
 const QUEUE: usize = 4_096;
 
-/// The file that says that the store's folder is this engine's: set aside with the folder, it leaves a node without an engine.
+/// The file that says that the store's folder is this engine's: set aside with the folder, it leaves
+/// a node without an engine.
 const MARK: &str = "engine";
 
 fn open_store(grounds: &Grounds, options: &NodeOptions, dir: &Path) -> Result<Store, crate::kv::StoreError> {
@@ -166,7 +168,8 @@ impl Machine {
         self.driver.turn(now, ticks)
     }
 
-    /// Begins a turn of the log if anything is to be written, and says whether. It is done, at the earliest, with [`Machine::finish_wal`].
+    /// Begins a turn of the log if anything is to be written, and says whether. It is done, at the earliest, with
+    /// [`Machine::finish_wal`].
     pub fn begin_wal(&mut self) -> bool {
         self.turns.begin()
     }
@@ -177,7 +180,8 @@ impl Machine {
         &mut self.turns
     }
 
-    /// Carries out the log's turn. The next one may begin before the driver hears of this one, by [`Machine::report_wal`].
+    /// Carries out the log's turn. The next one may begin before the driver hears of this one, by
+    /// [`Machine::report_wal`].
     #[must_use]
     pub fn finish_wal(&mut self) -> Option<WalEvent> {
         self.turns.finish()

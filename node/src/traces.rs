@@ -1,11 +1,12 @@
 //! Traces of writes for an OpenTelemetry collector. Only with the feature `otel`, and only where an endpoint is given.
 //!
-//! Owns: spans made of the lines on the target of writes ([`WRITES`]), which exist for the log anyway, and the thread that sends them. Nothing on a write's
-//! way knows of it and nothing waits for it: when spans come faster than they are sent, spans are dropped.
+//! Owns: spans made of the lines on the target of writes ([`WRITES`]), which exist for the log anyway, and the thread
+//! that sends them. Nothing on a write's way knows of it and nothing waits for it: when spans come faster than they are
+//! sent, spans are dropped.
 //!
-//! One write is one trace, though it passes several processes: its trace id is a hash of the cluster and the revision, which every node knows, so no node has
-//! to be told. The node that took the request sends the span `request`, each node that holds the entry a span `copy` below it, and below that `sync`,
-//! `commit` and `apply`.
+//! One write is one trace, though it passes several processes: its trace id is a hash of the cluster and the revision,
+//! which every node knows, so no node has to be told. The node that took the request sends the span `request`, each
+//! node that holds the entry a span `copy` below it, and below that `sync`, `commit` and `apply`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +26,8 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use crate::logging::WRITES;
 
-/// Groups of entries that a node is followed through at once: those under way, by a wide margin. The oldest are given up.
+/// Groups of entries that a node is followed through at once: those under way, by a wide margin.
+/// The oldest are given up.
 const GROUPS_MAX: usize = 1_024;
 /// How long the collector may take to answer; spans that come meanwhile wait in a bounded queue.
 const SEND_MAX: Duration = Duration::from_secs(5);
@@ -268,7 +270,8 @@ fn span_id(trace: TraceId, unique: &str) -> SpanId {
     SpanId::from_bytes(((hash >> 64) as u64 ^ hash as u64).to_be_bytes())
 }
 
-/// FNV-1a of 128 bits (draft-eastlake-fnv): ids must be the same in every build, which the standard library's hasher does not promise.
+/// FNV-1a of 128 bits (draft-eastlake-fnv): ids must be the same in every build, which the standard library's
+/// hasher does not promise.
 fn hash(parts: &[&[u8]]) -> u128 {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;

@@ -12,20 +12,23 @@ use quorate::node::{Ended, Node};
 use quorate::options::{Formation, NodeOptions};
 use quorum::Change;
 
-// As the end-to-end tests find theirs. Of a hundred found by binding to 0 and let go until their nodes start, two are the same in every third run.
+// As the end-to-end tests find theirs. Of a hundred found by binding to 0 and let go until their nodes start, two are
+// the same in every third run.
 #[allow(unreachable_pub, reason = "elsewhere it is a part of a library")]
 #[path = "../../tests/src/ports.rs"]
 mod ports;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Long enough that a busy machine, on which a sync or a turn on the processor may be half a second late, starts no election of its own.
+/// Long enough that a busy machine, on which a sync or a turn on the processor may be half a second late,
+/// starts no election of its own.
 const ELECTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// For tests that must wait out what an election or several would take.
 const QUICK_ELECTION: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(600));
 
-/// Settings of `n` nodes, the first of which founds; each knows all of them, itself included, as with `PEERS` in compose.yaml.
+/// Settings of `n` nodes, the first of which founds; each knows all of them, itself included, as with
+/// `PEERS` in compose.yaml.
 fn options(dir: &Path, n: usize, write_quorum: usize) -> Vec<NodeOptions> {
     let peers: Vec<SocketAddr> = (0..n).map(|_| ports::nobody()).collect();
     let one = |(at, peer): (usize, &SocketAddr)| {
@@ -244,8 +247,9 @@ async fn what_only_a_leader_knows_is_measured_while_it_leads_and_gone_afterwards
     if cfg!(target_os = "linux") {
         assert!(has(at, "process_resident_memory_bytes"));
     }
-    // Right after the formation the connections still date from when the followers belonged to no cluster: what they say on them counts. It was
-    // dropped once, votes and all, and neither transfer nor failover worked until those connections were made anew.
+    // Right after the formation the connections still date from when the followers belonged to no cluster: what they
+    // say on them counts. It was dropped once, votes and all, and neither transfer nor failover worked until those
+    // connections were made anew.
     let began = Instant::now();
     nodes[at].handle().transfer(None).await.expect("transferred");
     assert!(began.elapsed() < ELECTION.1 * 2, "leadership was not handed over but lost");

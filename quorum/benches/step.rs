@@ -1,4 +1,5 @@
-//! What a batch costs the core alone: proposed, appended, acknowledged by two followers, committed. Disks and network take no time here.
+//! What a batch costs the core alone: proposed, appended, acknowledged by two followers, committed. Disks and
+//! network take no time here.
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::collections::VecDeque;

@@ -1,10 +1,12 @@
 //! Deliberate bugs: rules of the protocol that a test may switch off, one at a time, to see whether its checks notice.
 //!
-//! A checker that finds nothing proves nothing. So each rule that was easy to miss, and each mistake that others or this very tree once made, has
-//! a switch here; the random clusters of `tests/bugs.rs` must find every one of them within a stated number of seeds.
+//! A checker that finds nothing proves nothing. So each rule that was easy to miss, and each mistake that others or
+//! this very tree once made, has a switch here; the random clusters of `tests/bugs.rs` must find every one of them
+//! within a stated number of seeds.
 //!
-//! None of this reaches the product. Without the feature `bugs`, which nothing enables by default, [`is_on`] is a constant `false` and the switch
-//! at each place is removed by the compiler. With it, a bug is on for one thread and for as long as `with` runs.
+//! None of this reaches the product. Without the feature `bugs`, which nothing enables by default, [`is_on`] is a
+//! constant `false` and the switch at each place is removed by the compiler. With it, a bug is on for one thread and
+//! for as long as `with` runs.
 
 macro_rules! bugs {
     ($($bug:ident $place:ident $name:literal $breaks:literal $seen:literal)*) => {
@@ -201,7 +203,8 @@ bugs! {
         "our own log: replaced entries were applied"
 }
 
-/// The page that lists them. What it says of where and within how many seeds a bug is found is what the tests hold themselves to.
+/// The page that lists them. What it says of where and within how many seeds a bug is found is what the
+/// tests hold themselves to.
 #[cfg(feature = "bugs")]
 pub const PAGE: &str = include_str!("../../docs/deliberate-bugs.md");
 

@@ -1,4 +1,5 @@
-//! What must hold after every step, in release builds too. A violation stops the process: better no answer than a wrong one.
+//! What must hold after every step, in release builds too. A violation stops the process: better no
+//! answer than a wrong one.
 
 use crate::log::Log;
 use crate::replica::Replica;

@@ -1,8 +1,9 @@
 //! Who belongs to the cluster, and how many copies a write needs: the configuration.
 //!
-//! A configuration is an entry of the log like any other, and the newest one in a node's log is in force there, committed or not
-//! (Raft, 4.1). A change of voters or of W passes through a *joint* configuration in which every decision needs the quorum of the old
-//! half and that of the new one. E and C are derived from N and W at every use and never stored.
+//! A configuration is an entry of the log like any other, and the newest one in a node's log is in force there,
+//! committed or not (Raft, 4.1). A change of voters or of W passes through a *joint* configuration in which
+//! every decision needs the quorum of the old half and that of the new one. E and C are derived from N and W at
+//! every use and never stored.
 //!
 //! This module owns the data and its legality; [`crate::replica`] decides when a change may start and when it ends.
 
@@ -186,7 +187,8 @@ impl Config {
     fn reached<T: Ord + Copy>(&self, value: impl Fn(NodeId) -> T, count: impl Fn(Quorum) -> usize) -> Option<T> {
         let mut lowest: Option<T> = None;
         for (voters, q) in self.halves() {
-            // On the stack: this runs several times for every acknowledgement. `derive` has checked that there are not more voters.
+            // On the stack: this runs several times for every acknowledgement. `derive` has checked that
+            // there are not more voters.
             let mut values = [None; VOTERS_MAX];
             for (slot, member) in values.iter_mut().zip(voters) {
                 *slot = Some(value(member.id));

@@ -3,9 +3,9 @@
 //! The host's duties:
 //!
 //! 1. Carry out the effects of a step in order, and before the next step.
-//! 2. Make [`SaveVote`](Effect::SaveVote), [`Write`](Effect::Write) and [`InstallSnapshot`](Effect::InstallSnapshot) durable in
-//!    the order given, and report it with [`Input::Persisted`](crate::Input::Persisted). It may go on stepping meanwhile: messages that promise
-//!    durability are held back here, not by the host.
+//! 2. Make [`SaveVote`](Effect::SaveVote), [`Write`](Effect::Write) and [`InstallSnapshot`](Effect::InstallSnapshot)
+//!    durable in the order given, and report it with [`Input::Persisted`](crate::Input::Persisted). It may go on
+//!    stepping meanwhile: messages that promise durability are held back here, not by the host.
 //! 3. Apply entries up to [`Commit`](Effect::Commit) in order; answer clients at [`Acknowledge`](Effect::Acknowledge).
 //! 4. Stop the process when a write or fsync fails. Never retry it.
 
@@ -25,8 +25,9 @@ pub enum Effect {
         /// Who got this node's vote in it.
         voted_for: Option<NodeId>,
     },
-    /// Write entries behind index `first − 1`, dropping whatever the log holds from `first` on. Their records come from the proposals or the
-    /// message of this very step, in order; those of [`Kind::Empty`](crate::Kind) and [`Kind::Config`](crate::Kind) the host frames itself.
+    /// Write entries behind index `first − 1`, dropping whatever the log holds from `first` on. Their records come from
+    /// the proposals or the message of this very step, in order; those of [`Kind::Empty`](crate::Kind) and
+    /// [`Kind::Config`](crate::Kind) the host frames itself.
     Write {
         /// What to report when it is durable.
         token: Token,
@@ -94,7 +95,8 @@ pub enum Effect {
         /// It.
         config: SharedConfig,
     },
-    /// The disk has lost entries that this node had confirmed to be durable: it is to become a new node, and to be given no time to vote.
+    /// The disk has lost entries that this node had confirmed to be durable: it is to become a new node, and to
+    /// be given no time to vote.
     Forgot {
         /// What it had confirmed, at least.
         confirmed: Index,

@@ -40,8 +40,8 @@ pub enum Input {
     Transfer {
         /// The leader to be; `None` leaves the choice to the core (the most caught-up voter).
         to: Option<NodeId>,
-        /// Whether a person asked for it: leadership is then not handed back to the preferred node by itself. A node that is going down
-        /// says no.
+        /// Whether a person asked for it: leadership is then not handed back to the preferred node by itself. A node
+        /// that is going down says no.
         by_hand: bool,
     },
     /// Campaign now: how a failover is done by hand.
@@ -71,7 +71,8 @@ pub enum Input {
         /// The last index that is no longer needed.
         upto: Index,
     },
-    /// A node that is no member says that it is here, and has a log of this cluster: it may not know yet that it was removed.
+    /// A node that is no member says that it is here, and has a log of this cluster: it may not know
+    /// yet that it was removed.
     Stray {
         /// The node.
         peer: NodeId,

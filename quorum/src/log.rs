@@ -1,7 +1,8 @@
 //! The log as the core sees it: heads, configurations, and how far the disk is.
 //!
-//! Payloads never come here: the host keeps them beside the index. Entries up to `start` were compacted; their effect is in the host's durable
-//! state, and the configuration in force there is kept. This module appends, truncates and answers questions; it decides nothing.
+//! Payloads never come here: the host keeps them beside the index. Entries up to `start` were compacted; their effect
+//! is in the host's durable state, and the configuration in force there is kept. This module appends, truncates and
+//! answers questions; it decides nothing.
 
 use crate::bugs::{self, Bug};
 use crate::chunks::Chunks;
@@ -72,8 +73,8 @@ impl Log {
         self.heads.get(usize::try_from(offset).ok()?)
     }
 
-    /// Whether the log has this very entry, or had it before it was compacted: what is compacted is committed, and a leader's log agrees with
-    /// it.
+    /// Whether the log has this very entry, or had it before it was compacted: what is compacted is committed, and a
+    /// leader's log agrees with it.
     pub(crate) fn matches(&self, at: Position) -> bool {
         let here = self.term_at(at.index);
         at.index < self.start.index || here == Some(at.term) || here.is_some() && bugs::is_on(Bug::AppendIgnoresTerm)
@@ -159,8 +160,8 @@ impl Log {
         self.configs.iter().rev().find(|(at, _)| *at <= index).map(|(_, config)| config).or(self.start_config.as_ref())
     }
 
-    /// The highest index, at most `upto`, whose term is not above `term`: the latest place where another log that has `term` at `upto` may
-    /// still agree. Terms never fall along a log, so the search halves.
+    /// The highest index, at most `upto`, whose term is not above `term`: the latest place where another log that has
+    /// `term` at `upto` may still agree. Terms never fall along a log, so the search halves.
     pub(crate) fn latest_within(&self, upto: Index, term: Term) -> Position {
         let end = upto.min(self.last().index);
         if end <= self.start.index {

@@ -1,8 +1,8 @@
 //! What replicas say to each other.
 //!
-//! A message carries no payload of commands: an [`Append`](Body::Append) lists the *heads* of its entries, and the host sends their
-//! records along (the very bytes that its log holds). Whatever promises durability was held back by the sender's core until its
-//! disk had it.
+//! A message carries no payload of commands: an [`Append`](Body::Append) lists the *heads* of its entries, and the host
+//! sends their records along (the very bytes that its log holds). Whatever promises durability was held back by the
+//! sender's core until its disk had it.
 
 use crate::config::SharedConfig;
 use crate::types::{Index, Position, Term};
@@ -41,7 +41,8 @@ pub struct Message {
 /// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// "Would you vote for me?" Changes nothing at the receiver, so that a node that was cut off does not disturb the others.
+    /// "Would you vote for me?" Changes nothing at the receiver, so that a node that was cut off
+    /// does not disturb the others.
     PreVote {
         /// The end of the sender's log.
         last: Position,

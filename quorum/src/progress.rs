@@ -1,16 +1,19 @@
 //! What a leader knows of one other member, and how much it sends ahead of the answers.
 //!
-//! Each member has a pipeline of its own, so that a slow or dead one costs the others nothing. Over a short line one append is under way at a time:
-//! a follower answers once its disk has the entries, and what is proposed meanwhile gathers into the next. Every append costs both sides a turn, a
-//! write and a sync, so more and smaller ones are slower. Over a long line that would make an entry wait for an answer to come back before it
-//! leaves: there appends leave as entries come, as many as the window allows. Which it is shows in the shortest time that lately passed between an
-//! append and its answer: a disk that is slow now and then, or a machine that is busy, does not make a line long.
+//! Each member has a pipeline of its own, so that a slow or dead one costs the others nothing. Over a short line
+//! one append is under way at a time: a follower answers once its disk has the entries, and what is proposed
+//! meanwhile gathers into the next. Every append costs both sides a turn, a write and a sync, so more and smaller
+//! ones are slower. Over a long line that would make an entry wait for an answer to come back before it leaves:
+//! there appends leave as entries come, as many as the window allows. Which it is shows in the shortest time that
+//! lately passed between an append and its answer: a disk that is slow now and then, or a machine that is busy,
+//! does not make a line long.
 
 use std::collections::VecDeque;
 
 use crate::types::{Index, Time};
 
-/// A line over which no answer comes sooner is long. Below lies whatever a building or a city spans, and a sync of an ordinary disk with it.
+/// A line over which no answer comes sooner is long. Below lies whatever a building or a city spans, and a sync of
+/// an ordinary disk with it.
 const LONG_LINE_MICROS: u64 = 5_000;
 
 /// The shortest of so many answers, or of twice as many, says how long the line is.
@@ -46,7 +49,8 @@ pub(crate) struct Progress {
     pub told_commit: Index,
     /// Set once it is no longer a member: it is sent the entry that says so until then.
     pub leaves_at: Option<Time>,
-    /// The end of our log at some moment, and the moment: once it holds that much, it is behind by no more than the time since.
+    /// The end of our log at some moment, and the moment: once it holds that much, it is behind by no
+    /// more than the time since.
     mark: (Index, Time),
     /// How long answers take.
     line: Line,
@@ -103,8 +107,8 @@ impl Progress {
                     self.line.answered(now.since(sent));
                 }
             }
-            // An acknowledgement from before the snapshot began, or of the snapshot itself: only the latter reaches far enough, and
-            // the caller decides.
+            // An acknowledgement from before the snapshot began, or of the snapshot itself: only the latter reaches far
+            // enough, and the caller decides.
             Pace::Snapshot => {}
         }
     }
@@ -125,7 +129,8 @@ impl Progress {
     }
 }
 
-/// The shortest times from an append to its answer, in microseconds: of the answers since the last full count, and of that count.
+/// The shortest times from an append to its answer, in microseconds: of the answers since the last full
+/// count, and of that count.
 #[derive(Debug)]
 struct Line {
     shortest: u64,
@@ -160,7 +165,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever comes in whatever order: what is sent next is never what is held already, what is held never shrinks, and the window holds.
+        /// Whatever comes in whatever order: what is sent next is never what is held already, what is held never
+        /// shrinks, and the window holds.
         #[test]
         fn the_next_entry_is_always_beyond_what_is_held(ops in proptest::collection::vec((0u8..4, 1u64..30), 1..80), long: bool) {
             let mut p = Progress::new(Index(5));

@@ -1,8 +1,9 @@
 //! What may not be said yet: messages that promise durability, held back until the disk has kept the promise.
 //!
-//! The host makes things durable in the order they were asked for and reports the highest [`Token`] done. This ledger knows what each token stands
-//! for, since when the disk owes it, and which messages wait for it. A message of a term that has passed is dropped: to the one who waited for
-//! it, it would promise something about a log that may have been overwritten since.
+//! The host makes things durable in the order they were asked for and reports the highest [`Token`] done. This
+//! ledger knows what each token stands for, since when the disk owes it, and which messages wait for it. A message
+//! of a term that has passed is dropped: to the one who waited for it, it would promise something about a log that
+//! may have been overwritten since.
 
 use std::collections::VecDeque;
 
@@ -87,7 +88,8 @@ impl Promises {
     /// Holds a message back until the token is done.
     pub(crate) fn hold(&mut self, token: Token, to: NodeId, message: Message) {
         assert!(!self.is_done(token), "nothing to wait for");
-        // Answers that wait for the same thing become one, or a leader that asks often while the disk is slow would fill the memory.
+        // Answers that wait for the same thing become one, or a leader that asks often while the disk is
+        // slow would fill the memory.
         let same = |h: &&mut Held| h.token == token && h.to == to && h.message.term == message.term;
         for h in self.held.iter_mut().filter(|h| same(h)) {
             if let Some(body) = merged(&h.message.body, &message.body) {
@@ -103,8 +105,8 @@ impl Promises {
         self.held.retain(|h| h.message.term >= term);
     }
 
-    /// The disk is done up to `token`. Returns the highest index that became durable, and the messages that may leave now: of several
-    /// acknowledgements to one node the highest alone, since it includes the others.
+    /// The disk is done up to `token`. Returns the highest index that became durable, and the messages that may leave
+    /// now: of several acknowledgements to one node the highest alone, since it includes the others.
     pub(crate) fn settle(&mut self, token: Token) -> (Option<Index>, Vec<(NodeId, Message)>) {
         assert!(token <= self.issued, "{token:?} was never asked for");
         self.done = self.done.max(token);
@@ -153,7 +155,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Against a list of what is owed: what settles is the highest index written and not overwritten since, and nothing leaves early or stays late.
+        /// Against a list of what is owed: what settles is the highest index written and not overwritten since, and
+        /// nothing leaves early or stays late.
         #[test]
         fn the_ledger_agrees_with_a_plain_list(ops in proptest::collection::vec((0u8..4, 1u64..20), 1..60)) {
             let mut ledger = Promises::default();

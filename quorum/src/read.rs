@@ -1,7 +1,8 @@
 //! Linearizable reads: which of them wait for which proof that this leader still leads (Raft thesis, 6.4).
 //!
-//! A read notes the commit index of the moment it arrived and waits for a heartbeat round that *began later* to be answered by C voters. Reads that come
-//! while a round is under way wait for the next one: however many there are, at most one round at a time is sent for them.
+//! A read notes the commit index of the moment it arrived and waits for a heartbeat round that *began later* to be
+//! answered by C voters. Reads that come while a round is under way wait for the next one: however many there are, at
+//! most one round at a time is sent for them.
 
 use std::collections::VecDeque;
 
@@ -14,8 +15,8 @@ struct Waiting {
     round: u64,
 }
 
-/// Most reads that wait at once. The host bounds its requests too, but gives up on them sooner than they are confirmed here when followers' disks
-/// are slow; 64 Ki is more than any host has under way.
+/// Most reads that wait at once. The host bounds its requests too, but gives up on them sooner than they are confirmed
+/// here when followers' disks are slow; 64 Ki is more than any host has under way.
 const WAITING_MAX: usize = 1 << 16;
 
 /// The reads of a leader that are not confirmed yet, oldest first.

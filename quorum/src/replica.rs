@@ -1,7 +1,8 @@
 //! One replica: all of a node's protocol state, and the one way to change it.
 //!
-//! [`Replica::step`] takes an [`Input`] and leaves [`Effect`]s. This file owns what every role shares: term, vote, log, commit index, promises to
-//! the disk, and the changes of role; `replica/{follower,candidate,leader}.rs` hold what each role does with what it hears.
+//! [`Replica::step`] takes an [`Input`] and leaves [`Effect`]s. This file owns what every role shares: term, vote, log,
+//! commit index, promises to the disk, and the changes of role; `replica/{follower,candidate,leader}.rs` hold what each
+//! role does with what it hears.
 //!
 //! It never reads a clock, draws a random number, or waits.
 
@@ -25,8 +26,8 @@ use crate::types::{Index, NodeId, Position, Role, Term, Time, Token};
 use candidate::Candidate;
 use leader::Leader;
 
-/// The size of the record of an entry that the core itself makes (an empty entry or a configuration), for flow control. The host frames it and
-/// knows better; an estimate is enough here.
+/// The size of the record of an entry that the core itself makes (an empty entry or a configuration), for flow control.
+/// The host frames it and knows better; an estimate is enough here.
 const OWN_ENTRY_BYTES: u32 = 256;
 
 /// What a replica starts from: what its disk holds.
@@ -53,7 +54,8 @@ pub struct Replica {
     settings: Settings,
     dice: Dice,
     now: Time,
-    /// Since when this process takes part: until an election timeout later it refuses votes, as if it had just heard from a leader.
+    /// Since when this process takes part: until an election timeout later it refuses votes, as if it had
+    /// just heard from a leader.
     started: Time,
     term: Term,
     voted_for: Option<NodeId>,
@@ -68,8 +70,8 @@ pub struct Replica {
     role: RoleState,
     /// A committed configuration without this node was seen.
     removed: bool,
-    /// A committed configuration with this node was seen. One that is still on its way in has not: the log that it is being sent
-    /// begins with configurations of before its time.
+    /// A committed configuration with this node was seen. One that is still on its way in has not: the log that it is
+    /// being sent begins with configurations of before its time.
     joined: bool,
     announced: (Role, Term, Option<NodeId>),
     effects: Vec<Effect>,
@@ -137,7 +139,8 @@ impl Replica {
         replica
     }
 
-    /// Handles one event and appends what follows from it to `effects`, to be carried out in order. `now` never goes backwards.
+    /// Handles one event and appends what follows from it to `effects`, to be carried out in order.
+    /// `now` never goes backwards.
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
         self.now = self.now.max(now);
         match input {
@@ -248,7 +251,8 @@ impl Replica {
         self.removed
     }
 
-    /// Whether this leader knows of a node that is no member that it holds the configuration in force, and so can tell for itself what it is.
+    /// Whether this leader knows of a node that is no member that it holds the configuration in force, and so can
+    /// tell for itself what it is.
     #[must_use]
     pub fn has_told(&self, stray: NodeId) -> bool {
         let progress = self.as_leader().and_then(|l| l.peers.get(&stray));
@@ -273,7 +277,8 @@ impl Replica {
         self.as_leader().map_or(Index(0), |l| l.acknowledged)
     }
 
-    /// The highest committed index that at least `copies` voters hold durably, and never fewer than W. Zero unless leading.
+    /// The highest committed index that at least `copies` voters hold durably, and never fewer
+    /// than W. Zero unless leading.
     #[must_use]
     pub fn held_by(&self, copies: usize) -> Index {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return Index(0) };
@@ -288,7 +293,8 @@ impl Replica {
         config.voters.iter().filter(|m| self.durable_at(leader, m.id) >= index).count()
     }
 
-    /// The configurations that this node's log has, oldest first, each at the index of its entry; the one in force where the log begins at that index.
+    /// The configurations that this node's log has, oldest first, each at the index of its entry; the one in force
+    /// where the log begins at that index.
     pub fn configs(&self) -> impl Iterator<Item = (Index, &SharedConfig)> {
         self.log.configs()
     }
@@ -325,9 +331,10 @@ impl Replica {
         if id == self.id { self.log.durable() } else { of_peer(id) }
     }
 
-    /// Whether this node may stand for election. One that its newest configuration leaves out still may while that is not known to be
-    /// committed (Raft thesis, 4.2.2): if it alone holds the entry, the others cannot win against its longer log, and nobody else can finish the
-    /// change. It counts no vote of its own then, and leaves office once the entry is committed.
+    /// Whether this node may stand for election. One that its newest configuration leaves out still may while that
+    /// is not known to be committed (Raft thesis, 4.2.2): if it alone holds the entry, the others cannot win against
+    /// its longer log, and nobody else can finish the change. It counts no vote of its own then, and leaves office
+    /// once the entry is committed.
     fn may_campaign(&self) -> bool {
         let Some(config) = self.log.config() else { return false };
         !self.removed && (config.is_voter(self.id) || self.log.votes_since(self.commit, self.id))
@@ -368,8 +375,8 @@ impl Replica {
     }
 
     fn handle_message(&mut self, from: NodeId, message: Message) {
-        // A pre-vote asks about a term that nobody is in yet, and its grant answers in that term: neither moves ours. A vote moves it only if
-        // it may be granted at all (see `handle_vote`).
+        // A pre-vote asks about a term that nobody is in yet, and its grant answers in that term: neither moves ours. A
+        // vote moves it only if it may be granted at all (see `handle_vote`).
         let moves_term = match message.body {
             Body::PreVote { .. } | Body::Vote { .. } => false,
             Body::PreVoteReply { granted } => !granted,
@@ -387,8 +394,8 @@ impl Replica {
             Body::Heartbeat { round, .. } if bugs::is_on(Bug::StaleRoundAccepted) => {
                 self.send(from, Body::HeartbeatReply { round });
             }
-            // A leader of a past term learns from the answer's term that its reign is over. The answer names no round: the sender may lead the
-            // present term too, and would take it for one of this reign's.
+            // A leader of a past term learns from the answer's term that its reign is over. The answer names no round:
+            // the sender may lead the present term too, and would take it for one of this reign's.
             Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatReply { round: 0 }),
             Body::TransferNow { by_hand } if !stale => self.handle_transfer_now(from, by_hand),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(from, message.term, granted),
@@ -452,8 +459,9 @@ impl Replica {
         self.effects.push(Effect::SaveVote { token, term, voted_for });
     }
 
-    /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not wait; but once it campaigns, its disk is
-    /// given time to take its own vote, or every tick would begin another term and none of them be won.
+    /// Restarts the wait for a leader with a newly drawn timeout. A node that needs nobody else's vote does not
+    /// wait; but once it campaigns, its disk is given time to take its own vote, or every tick would begin another
+    /// term and none of them be won.
     fn await_leader(&mut self) {
         let (min, max) = (self.settings.election_min, self.settings.election_max);
         let at_once = self.elects_itself() && !matches!(self.role, RoleState::Candidate(_));
@@ -461,8 +469,8 @@ impl Replica {
         self.election_due = self.now.after(wait);
     }
 
-    /// Whether no vote but its own is needed, for certain: while the configuration is not known to be committed, a leader that it leaves
-    /// out may still be in office and hold a lease.
+    /// Whether no vote but its own is needed, for certain: while the configuration is not known to be committed, a
+    /// leader that it leaves out may still be in office and hold a lease.
     fn elects_itself(&self) -> bool {
         self.config_committed() && self.log.config().is_some_and(|c| c.elects(|id| id == self.id))
     }

@@ -21,7 +21,8 @@ pub struct Settings {
     pub long_lines: bool,
     /// How far behind the log's end a learner may be when it becomes a voter, in entries.
     pub promotion_lag_max: u64,
-    /// Whether linearizable reads may rely on the leader's lease. Safe only if clocks of the nodes run at nearly the same rate.
+    /// Whether linearizable reads may rely on the leader's lease. Safe only if clocks of the nodes run
+    /// at nearly the same rate.
     pub lease_reads: bool,
     /// Where chance starts from: two replicas of a cluster should differ.
     pub seed: u64,

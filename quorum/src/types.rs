@@ -1,13 +1,14 @@
 //! The words of the protocol: terms, indexes, identities, time.
 //!
-//! Newtypes, so that a term is never passed where an index is meant. Nothing here knows how the values are stored or sent.
+//! Newtypes, so that a term is never passed where an index is meant. Nothing here knows how the
+//! values are stored or sent.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time in microseconds since an origin of the host's choosing. It only ever grows: the host passes a monotonic
-/// clock's reading with each step.
+/// A point in time in microseconds since an origin of the host's choosing. It only ever grows: the host passes a
+/// monotonic clock's reading with each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
@@ -92,7 +93,8 @@ impl fmt::Display for Position {
     }
 }
 
-/// The identity of one formatted disk: a UUID drawn when the disk was first used. A node that lost its disk has another one.
+/// The identity of one formatted disk: a UUID drawn when the disk was first used. A node that lost
+/// its disk has another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u128);
 

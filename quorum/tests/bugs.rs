@@ -1,4 +1,5 @@
-//! Every deliberate bug of the core (`quorum::bugs`), found by the random clusters of `host` within a stated number of seeds.
+//! Every deliberate bug of the core (`quorum::bugs`), found by the random clusters of `host` within
+//! a stated number of seeds.
 //!
 //! `make bugs` runs this.
 #![cfg(feature = "bugs")]

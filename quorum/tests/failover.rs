@@ -1,5 +1,6 @@
-//! How long a cluster is without a leader when the leader dies, as a distribution over thousands of deaths in simulated time: default timeouts, messages
-//! and syncs that take time, ticks that are not in step. What is measured ends when a successor has committed an entry of its own.
+//! How long a cluster is without a leader when the leader dies, as a distribution over thousands of deaths in simulated
+//! time: default timeouts, messages and syncs that take time, ticks that are not in step. What is measured ends when a
+//! successor has committed an entry of its own.
 #![allow(clippy::expect_used)]
 
 mod host;
@@ -202,7 +203,8 @@ fn measure(n: u64, w: usize, pace: Pace, count: u64) -> Distribution {
     d
 }
 
-/// The shortest patience of any follower is drawn from 500 to 1,000 ms, and the votes, their syncs and the first entry take a few milliseconds.
+/// The shortest patience of any follower is drawn from 500 to 1,000 ms, and the votes, their syncs and the first entry
+/// take a few milliseconds.
 #[test]
 fn a_dead_leader_is_replaced_within_one_timeout_and_a_tenth() {
     for (n, w) in [(3, 2), (6, 4)] {
@@ -211,7 +213,8 @@ fn a_dead_leader_is_replaced_within_one_timeout_and_a_tenth() {
     }
 }
 
-/// Before, two candidates in three failovers of ten got in each other's way when messages took as long as this, and up to eleven terms passed.
+/// Before, two candidates in three failovers of ten got in each other's way when messages took as long as this, and
+/// up to eleven terms passed.
 #[test]
 fn candidates_do_not_split_the_votes_when_messages_take_long() {
     for (n, w) in [(3, 2), (5, 2), (5, 3)] {
@@ -220,7 +223,8 @@ fn candidates_do_not_split_the_votes_when_messages_take_long() {
     }
 }
 
-/// Everything, for a person to look at: `QUORUM_FAILOVERS=1000 cargo test -p quorum --test failover table -- --nocapture`.
+/// Everything, for a person to look at: `QUORUM_FAILOVERS=1000 cargo test -p quorum --test
+/// failover table -- --nocapture`.
 #[test]
 fn table_of_failovers() {
     let count = env::var("QUORUM_FAILOVERS").ok().and_then(|s| s.parse().ok()).unwrap_or(IN_A_ROW);

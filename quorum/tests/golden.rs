@@ -1,15 +1,18 @@
 //! The protocol's specification by scenario: one file in `tests/scripts/` each, whose name says what must happen.
 //!
-//! Commands drive the test host by hand; what they print is every input and effect, a line each. `UPDATE_GOLDENFILES=1` writes the outputs
-//! anew; read the difference before you keep it.
+//! Commands drive the test host by hand; what they print is every input and effect, a line each. `UPDATE_GOLDENFILES=1`
+//! writes the outputs anew; read the difference before you keep it.
 //!
-//! - `cluster n=3 w=2 [lead=1] [preferred=1] [lease] [manual]`: a formed cluster; `lead` has been elected and all is quiet
+//! - `cluster n=3 w=2 [lead=1] [preferred=1] [lease] [manual]`: a formed cluster; `lead` has been
+//!   elected and all is quiet
 //! - `blank 4`, `form 1 voters=1,2 w=2`
-//! - `deliver [FROM TO]`, `drop [FROM TO]`: everything under way (between two); `persist N…`: all that the disk was asked for
+//! - `deliver [FROM TO]`, `drop [FROM TO]`: everything under way (between two); `persist N…`: all that
+//!   the disk was asked for
 //! - `settle`: deliver and persist until quiet; `run MS`, `pass MS`: time passes, with or without deliveries
 //! - `cut A B`: nothing arrives at B from A; `apart A`: nor to or from A at all; `heal`
 //! - `slow N`, `quick N`: whether `settle` and `run` persist; `crash N`, `restart N`, `wipe N`
-//! - `propose N [count]`, `read N`, `transfer N [to=M] [by_hand]`, `campaign N`, `compact N UPTO`, `unreachable N PEER`, `stray N PEER`
+//! - `propose N [count]`, `read N`, `transfer N [to=M] [by_hand]`, `campaign N`, `compact N UPTO`, `unreachable
+//!   N PEER`, `stray N PEER`
 //! - `change N voters=1,2 [learners=3] [w=2] [base=7] [preferred=1]`
 //! - `status`: a line a node
 //!
@@ -56,7 +59,8 @@ impl Script {
         }
         self.0.add_formed(&config, &settings);
         if let Some(lead) = lead {
-            // Just before anyone's own patience ends; the chosen one is told to. Where leadership is to go back by itself, its patience ends first.
+            // Just before anyone's own patience ends; the chosen one is told to. Where leadership is to go back by
+            // itself, its patience ends first.
             self.0.pass(490);
             self.0.now += 10_000;
             if preferred.is_none() {

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-/// Every crate with its features, as `cargo build --bin quorate` and `cargo run` resolve them from the workspace's root.
+/// Every crate with its features, as `cargo build --bin quorate` and `cargo run` resolve them
+/// from the workspace's root.
 fn resolved(more: &[&str]) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);

@@ -21,7 +21,8 @@ fn command(term: u64) -> Head {
     Head { term: Term(term), kind: Kind::Command, bytes: 10 }
 }
 
-/// Node 1 in `term` with the configuration and `commands` more entries of term 1, of which one is known to be committed.
+/// Node 1 in `term` with the configuration and `commands` more entries of term 1, of which one
+/// is known to be committed.
 fn follower(term: u64, commands: usize) -> Replica {
     let mut heads = vec![Head { kind: Kind::Config(Arc::new(config())), ..command(1) }];
     heads.extend((0..commands).map(|_| command(1)));
@@ -58,7 +59,8 @@ fn a_snapshot_is_not_durable_before_the_disk_says_so() {
     assert!(!effects.iter().any(|e| matches!(e, Effect::Send { .. })), "{effects:?}");
 }
 
-/// The answer named the old reign's round, and a node that leads again took it for a round of this reign: a read confirmed by nobody.
+/// The answer named the old reign's round, and a node that leads again took it for a round of this reign: a
+/// read confirmed by nobody.
 #[test]
 fn an_answer_to_a_past_reign_confirms_no_round_of_the_present_one() {
     let mut replica = follower(5, 0);
@@ -68,7 +70,8 @@ fn an_answer_to_a_past_reign_confirms_no_round_of_the_present_one() {
     assert_eq!(effects, [Effect::Send { to: LEADER, message: answer }]);
 }
 
-/// A rotten last batch looks like a torn tail, so the node cannot know by itself. It used to be offered the same entries for ever, and it still voted.
+/// A rotten last batch looks like a torn tail, so the node cannot know by itself. It used to be offered the same
+/// entries for ever, and it still voted.
 #[test]
 fn a_node_that_lost_what_it_had_confirmed_says_so_and_confirms_nothing_more() {
     let mut replica = follower(1, 2);

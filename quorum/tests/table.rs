@@ -1,5 +1,6 @@
-//! The table of N and W by experiment: for every N up to 7 and every W, clusters of real replicas in memory lose one node after the other until something
-//! no longer works. What is measured is the table in `docs/protocol.md`; nothing here computes it.
+//! The table of N and W by experiment: for every N up to 7 and every W, clusters of real replicas in memory lose one
+//! node after the other until something no longer works. What is measured is the table in `docs/protocol.md`;
+//! nothing here computes it.
 //!
 //! `UPDATE_GOLDENFILES=1` writes the table into the page anew.
 #![allow(clippy::expect_used)]
@@ -68,7 +69,8 @@ impl Cluster {
         wait(&mut self.host, |host| host.oracle.acknowledgements > before)
     }
 
-    /// Whether a write handed to the leader commits. Only before the leader notices that too few are there: later it refuses it.
+    /// Whether a write handed to the leader commits. Only before the leader notices that too few are
+    /// there: later it refuses it.
     fn commits(&mut self) -> bool {
         let (leader, before) = (self.leader, self.host.replica(self.leader).commit());
         self.host.propose(leader, 1);

@@ -1,7 +1,7 @@
 //! The search for deliberate bugs (`quorum::bugs`): runs with a rule broken, until an invariant reports it.
 //!
-//! A seed shows a bug when its run fails with the bug and passes without it. Most bugs need something particular to happen, so a [`Hunt`] narrows
-//! plans to what makes that likelier; it adds nothing that a plan could not be by chance.
+//! A seed shows a bug when its run fails with the bug and passes without it. Most bugs need something particular to
+//! happen, so a [`Hunt`] narrows plans to what makes that likelier; it adds nothing that a plan could not be by chance.
 
 use quorum::bugs::{self, Bug, Stated};
 
@@ -21,14 +21,17 @@ pub enum Hunt {
     Rot,
     /// Three to five nodes whose leaders are cut off, paused and replaced, often right after they were elected.
     Elections,
-    /// The same with disks so slow that logs lag or stand still, in small segments, while stores are drained all the time; and losses of power.
+    /// The same with disks so slow that logs lag or stand still, in small segments, while stores are drained all the
+    /// time; and losses of power.
     Slow,
-    /// Three nodes with short patience whose leaders are cut off as soon as they are elected, and that send one entry at a time over slow lines.
+    /// Three nodes with short patience whose leaders are cut off as soon as they are elected, and that send one entry
+    /// at a time over slow lines.
     Reigns,
-    /// Leaders that come and go since turns of their logs take as long as elections, and drivers hear late of them; of what is sent some is lost, and
-    /// much comes twice.
+    /// Leaders that come and go since turns of their logs take as long as elections, and drivers hear late of them; of
+    /// what is sent some is lost, and much comes twice.
     Overwrites,
-    /// Leaders that hand over and get leadership back while what they said before is held back, and many impatient clients.
+    /// Leaders that hand over and get leadership back while what they said before is held back,
+    /// and many impatient clients.
     Rounds,
     /// Leaders that are paused and replaced, and such clients.
     Pauses,

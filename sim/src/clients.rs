@@ -1,6 +1,6 @@
-//! Clients: each does one thing at a time at some node, waits a while, and notes what it was told. A timeout is an unknown outcome, never a failure.
-//! Where the plan says so, some writes have idempotency keys: while their outcome is unknown they are asked for again, at any node, and now and then
-//! also when it is long known.
+//! Clients: each does one thing at a time at some node, waits a while, and notes what it was told. A timeout is an
+//! unknown outcome, never a failure. Where the plan says so, some writes have idempotency keys: while their outcome is
+//! unknown they are asked for again, at any node, and now and then also when it is long known.
 
 use std::collections::BTreeMap;
 
@@ -163,8 +163,8 @@ impl Clients {
         self.note(number, Some(now), &outcome);
     }
 
-    /// Notes what came of a request, for each of its keys. A read that nobody answered says nothing. Histories know no requests that are one: where clients
-    /// ask again there are none.
+    /// Notes what came of a request, for each of its keys. A read that nobody answered says nothing. Histories know no
+    /// requests that are one: where clients ask again there are none.
     fn note(&mut self, number: u64, returned: Option<u64>, outcome: &Outcome) {
         let Some(op) = self.ops.get(&number).filter(|_| !self.retries) else { return };
         let read = |consistency| Call::Read { consistency };

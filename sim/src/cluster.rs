@@ -1,7 +1,8 @@
 //! The run of a seed: one queue of events, ordered by time and number, and what each of them does.
 //!
-//! How processes live and end is in `life`, a turn of a driver in `turn`, what travels in `network`, what is owed in `answers`.
-//! Every event ends with [`Cluster::pump`] on the host it concerned: a turn of the driver there, whatever that asked of the world, and the invariants.
+//! How processes live and end is in `life`, a turn of a driver in `turn`, what travels in `network`, what is owed in
+//! `answers`. Every event ends with [`Cluster::pump`] on the host it concerned: a turn of the driver there, whatever
+//! that asked of the world, and the invariants.
 
 mod answers;
 mod life;
@@ -164,8 +165,8 @@ const COMPARE_EVERY: u64 = 500_000;
 /// How often a node that is no member introduces itself.
 const INTRODUCE_EVERY: u64 = 500_000;
 
-/// Within so many microseconds a process that goes on gets to what has come in meanwhile. It finds all of it at once, and which connection it reads first
-/// is chance: no more than it takes to look into some dozens of them.
+/// Within so many microseconds a process that goes on gets to what has come in meanwhile. It finds all of it at once,
+/// and which connection it reads first is chance: no more than it takes to look into some dozens of them.
 const WAKING: u64 = 5_000;
 
 impl Cluster {
@@ -342,8 +343,8 @@ impl Cluster {
         }
     }
 
-    /// Has something that came in at a paused process be looked at when that goes on: what came from one place in order, and before or after what came
-    /// from others.
+    /// Has something that came in at a paused process be looked at when that goes on: what came from one place in
+    /// order, and before or after what came from others.
     pub(crate) fn when_it_goes_on(&mut self, host: usize, event: Event) {
         let until = self.hosts[host].paused_until;
         let from = match &event {

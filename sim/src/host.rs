@@ -1,4 +1,5 @@
-//! One machine: a disk, an engine, a clock, and at most one process with a node in it; and what that process asks of the world.
+//! One machine: a disk, an engine, a clock, and at most one process with a node in it; and what that
+//! process asks of the world.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -105,7 +106,8 @@ impl World for SimWorld {
         self.disk.draw_id()
     }
 
-    /// Nothing grows old: what a leader stamps is what the client sent, so that entries can be compared with what was asked.
+    /// Nothing grows old: what a leader stamps is what the client sent, so that entries can be
+    /// compared with what was asked.
     fn unix_millis(&self) -> u64 {
         0
     }
@@ -211,7 +213,8 @@ pub struct Host {
     pub last_turn_bytes: u64,
     /// Whether the disk was hurt since the last start, so that it may have lost what it promised.
     pub hurt: bool,
-    /// Whether its disk was ever replaced: whoever does that says to which cluster the node belongs, and founds none with it.
+    /// Whether its disk was ever replaced: whoever does that says to which cluster the node belongs,
+    /// and founds none with it.
     pub replaced: bool,
     /// Chance of its own.
     pub dice: Dice,

@@ -1,13 +1,15 @@
 //! A deterministic simulator of whole clusters.
 //!
-//! The nodes are the product's own: protocol core, driver, log, recovery, state machine, snapshots, forming and joining. Around each is a simulated disk,
-//! network and clock, and all of it happens in one thread, in an order that follows from a seed alone. First a *safety phase*, in which things go
-//! wrong; then a *liveness phase*: faults end, and within a bound the cluster must be whole, take writes, and agree.
+//! The nodes are the product's own: protocol core, driver, log, recovery, state machine, snapshots, forming and
+//! joining. Around each is a simulated disk, network and clock, and all of it happens in one thread, in an order that
+//! follows from a seed alone. First a *safety phase*, in which things go wrong; then a *liveness phase*: faults end,
+//! and within a bound the cluster must be whole, take writes, and agree.
 //!
-//! - [`run`] runs a [`Plan`]; [`Plan::draw`] makes one of a seed. `sim run --seeds 1000`, `sim trace SEED`, `sim shrink SEED` are the command line.
+//! - [`run`] runs a [`Plan`]; [`Plan::draw`] makes one of a seed. `sim run --seeds 1000`, `sim trace SEED`, `sim shrink
+//!   SEED` are the command line.
 //! - [`invariants`] holds what is checked after every turn, one file each; [`truth`] what they are checked against.
-//! - A trace has one line an event: true time, host, role and term (`L3`: leads term 3; `f`: follows; `C`: campaigns), what. Reproducing a failure needs
-//!   the seed and the commit, nothing else.
+//! - A trace has one line an event: true time, host, role and term (`L3`: leads term 3; `f`: follows; `C`: campaigns),
+//!   what. Reproducing a failure needs the seed and the commit, nothing else.
 #![allow(clippy::missing_panics_doc)]
 
 #[cfg(feature = "bugs")]
@@ -143,7 +145,8 @@ fn live(cluster: &mut Cluster) -> Result<(), Violation> {
 }
 
 impl Cluster {
-    /// What clients saw is judged once more by who knows nothing of nodes: it must be what one linearizable store could have answered.
+    /// What clients saw is judged once more by who knows nothing of nodes: it must be what one linearizable
+    /// store could have answered.
     fn judge(&mut self) -> Result<(), Violation> {
         self.clients.end_history();
         let mut history = std::mem::take(&mut self.clients.history);

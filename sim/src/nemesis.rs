@@ -1,8 +1,8 @@
 //! What goes wrong, and when.
 //!
-//! It may do anything the product promises to survive, and nothing else: a disk is taken away for good only while enough of the others hold what is
-//! acknowledged (N − E of them at a time), and rot spares the last batch of a log, which cannot be told
-//! from a torn tail.
+//! It may do anything the product promises to survive, and nothing else: a disk is taken away for good only while
+//! enough of the others hold what is acknowledged (N − E of them at a time), and rot spares the last batch of a log,
+//! which cannot be told from a torn tail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,8 @@ use crate::host::Wait;
 use crate::plan::{Fault, Strike};
 use crate::truth::Violation;
 
-/// Bytes before the end of the log, besides those of the last batch, in which no rot is: headers, and the round-up to a sector.
+/// Bytes before the end of the log, besides those of the last batch, in which no rot is: headers, and
+/// the round-up to a sector.
 const TAIL_SPARED: u64 = 4_096;
 
 /// How a fault is taken back.
@@ -42,7 +43,8 @@ pub struct Nemesis {
     pub reigns: u64,
     /// Snapshots sent.
     pub snapshots: u64,
-    /// Hosts whose folder was copied from another's: no fault of random runs, since nothing can be promised of it (docs/operating.md).
+    /// Hosts whose folder was copied from another's: no fault of random runs, since nothing can be promised
+    /// of it (docs/operating.md).
     pub copies: BTreeSet<usize>,
     engines: BTreeSet<usize>,
 }
@@ -240,7 +242,8 @@ impl Cluster {
         self.pump(leader, false)
     }
 
-    /// Of what the leader does not know yet others have made a new leader: what it was told before that comes in meanwhile.
+    /// Of what the leader does not know yet others have made a new leader: what it was told before
+    /// that comes in meanwhile.
     fn lag(&mut self, number: u64, dice: &mut Dice) -> Result<bool, Violation> {
         let Some(leader) = self.leader() else { return Ok(false) };
         let (shortest, longest) = self.plan.election;
@@ -351,8 +354,8 @@ impl Cluster {
         self.say(host, || "WIPED".into());
     }
 
-    /// Has a byte change somewhere on a disk whose node is down: in any file, but not where the last batch of the log may lie, which cannot be told from a
-    /// torn tail when it is damaged. Says where.
+    /// Has a byte change somewhere on a disk whose node is down: in any file, but not where the last batch of the log
+    /// may lie, which cannot be told from a torn tail when it is damaged. Says where.
     pub fn rot(&mut self, host: usize, dice: &mut Dice) -> Option<String> {
         let h = &mut self.hosts[host];
         let spare = h.last_turn_bytes + TAIL_SPARED;
@@ -361,12 +364,14 @@ impl Cluster {
         rotten
     }
 
-    /// Whether the cluster survives that this disk is lost, too: E of every half keep theirs, in the newest configuration of whoever has one.
+    /// Whether the cluster survives that this disk is lost, too: E of every half keep theirs, in the newest
+    /// configuration of whoever has one.
     fn may_lose(&self, host: usize) -> bool {
         let Some(id) = self.hosts[host].identity else { return false };
         let replicas = self.hosts.iter().filter_map(|h| Some(h.process.as_ref()?.machine.replica()));
         let configs: Vec<&Config> = replicas.filter_map(|r| r.config().map(|c| &**c)).collect();
-        // All that some node holds to be in force, formed and final: a cluster in the middle of something is left alone.
+        // All that some node holds to be in force, formed and final: a cluster in the middle of
+        // something is left alone.
         let settled = self.hosts.iter().all(|h| h.process.is_some()) && !configs.is_empty();
         let newest = configs.iter().map(|c| c.version).max();
         settled
@@ -375,7 +380,8 @@ impl Cluster {
             && self.leader().is_some()
     }
 
-    /// Whether enough disks of these voters, without one of them, are left to elect a leader: replacing the others needs one, and its copies.
+    /// Whether enough disks of these voters, without one of them, are left to elect a leader: replacing the others
+    /// needs one, and its copies.
     fn can_be_led(&self, voters: &[Member], quorum: &Quorum, without: Option<NodeId>) -> bool {
         let has_its_disk = |voter: NodeId| {
             Some(voter) != without
@@ -417,8 +423,8 @@ impl Cluster {
                 }
             }
         }
-        // The product refuses what the nodes in contact could not undo; a disk that was lost a moment ago looks in contact still. Whoever takes a disk away
-        // and the last healthy voter right after cannot be helped.
+        // The product refuses what the nodes in contact could not undo; a disk that was lost a moment ago looks in
+        // contact still. Whoever takes a disk away and the last healthy voter right after cannot be helped.
         let quorum = Quorum::new(change.voters.len(), change.write_quorum);
         if !quorum.is_ok_and(|quorum| self.can_be_led(&change.voters, &quorum, None)) {
             return Ok(false);

@@ -25,7 +25,8 @@ pub enum Fault {
     Lag,
     /// A node that is cut off from the leader wants to lead, and the others, who stood by the leader, restart at once.
     Bounce,
-    /// The leader is cut off together with another node whose disk does not finish anything; then they are back, the disk later.
+    /// The leader is cut off together with another node whose disk does not finish anything; then they
+    /// are back, the disk later.
     Strand,
     /// What one node says to another on one of their two connections is held back for a while, and then arrives.
     HoldBack,
@@ -124,9 +125,11 @@ pub struct Plan {
     pub hold_lasts: (u64, u64),
     /// The very faults, in order, instead of drawn ones.
     pub script: Option<Vec<Strike>>,
-    /// How long at most after an election, or after a snapshot or what was held back has come, there is one more fault, at the node it concerns; none for zero.
+    /// How long at most after an election, or after a snapshot or what was held back has come, there is one more fault,
+    /// at the node it concerns; none for zero.
     pub fault_soon_after: u64,
-    /// Of a thousand such faults, how many come within a twentieth of that: before anybody else has heard of what happened.
+    /// Of a thousand such faults, how many come within a twentieth of that: before anybody else
+    /// has heard of what happened.
     pub fault_at_once: u64,
     /// How long faults go on.
     pub safety: u64,
@@ -271,7 +274,8 @@ impl Plan {
         self
     }
 
-    /// The same with these kinds of faults alone. Leases rely on clocks that run at nearly the same rate: there are none where clocks leap.
+    /// The same with these kinds of faults alone. Leases rely on clocks that run at nearly the same rate: there
+    /// are none where clocks leap.
     #[must_use]
     pub fn with_faults(mut self, faults: &[Fault]) -> Plan {
         self.faults = faults.to_vec();

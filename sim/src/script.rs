@@ -1,7 +1,8 @@
 //! A run as text: its seed, its plan, and every fault of it, to be read, changed and checked in.
 //!
-//! Lines of `#` come first and say what the run taught. Then one setting a line, by the names of [`Plan`]'s fields, then one fault a line: when in seconds,
-//! what, at which host, and the number that everything else about it follows from.
+//! Lines of `#` come first and say what the run taught. Then one setting a line, by the names of
+//! [`Plan`]'s fields, then one fault a line: when in seconds, what, at which host, and the number that
+//! everything else about it follows from.
 
 use std::fmt;
 use std::str::FromStr;
@@ -61,7 +62,8 @@ impl Word for (u64, u64) {
     }
 }
 
-/// Every setting but the faults, by name. A field of [`Plan`] left out here would be drawn anew from the seed: `a_script_says_all_of_a_plan` notices.
+/// Every setting but the faults, by name. A field of [`Plan`] left out here would be drawn anew from the seed:
+/// `a_script_says_all_of_a_plan` notices.
 macro_rules! settings {
     ($($name:ident)*) => {
         fn show_settings(plan: &Plan) -> Vec<(&'static str, String)> {

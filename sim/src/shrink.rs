@@ -1,9 +1,11 @@
-//! Making a run that fails smaller: the same faults, then fewer of them, then less of everything else, as long as it fails in the same way.
+//! Making a run that fails smaller: the same faults, then fewer of them, then less of everything else, as long as
+//! it fails in the same way.
 //!
-//! What chance brings on the way (delays, losses) changes with everything that is left out; so a shorter run that still fails is found by trying.
+//! What chance brings on the way (delays, losses) changes with everything that is left out; so a shorter run that still
+//! fails is found by trying.
 //!
-//! A run that is stuck takes longest exactly when it still fails: it waits to its very end. So it is made smaller with little patience, and what is
-//! left must then be stuck with all of it, too.
+//! A run that is stuck takes longest exactly when it still fails: it waits to its very end. So it is made smaller with
+//! little patience, and what is left must then be stuck with all of it, too.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +16,8 @@ use crate::{Outcome, run};
 /// Most runs tried. Most failures are small after a tenth of it.
 const RUNS_MAX: usize = 1_000;
 
-/// Patience with a stuck run while it is made smaller, in microseconds. A cluster is whole a few seconds after the last fault, unless it has to wait for
-/// long timeouts several times.
+/// Patience with a stuck run while it is made smaller, in microseconds. A cluster is whole a few seconds after the last
+/// fault, unless it has to wait for long timeouts several times.
 const STUCK: u64 = 20_000_000;
 
 struct Shrinking {
@@ -52,7 +54,8 @@ impl Shrinking {
         self.fewer_strikes();
     }
 
-    /// Makes a stuck run smaller by shorter ones. `false`, and nothing is changed, if what is left is not stuck for good.
+    /// Makes a stuck run smaller by shorter ones. `false`, and nothing is changed, if what is
+    /// left is not stuck for good.
     fn with_little_patience(&mut self, until: Instant) -> bool {
         let whole = self.plan.clone();
         (self.until, self.plan.recovery) = (until, STUCK.min(whole.recovery));
@@ -116,13 +119,15 @@ impl Shrinking {
     }
 }
 
-/// The smaller run, with what it ends in: what was reached in so much time, and that of a last run or two. `None` if the run does not fail.
+/// The smaller run, with what it ends in: what was reached in so much time, and that of a last run or two. `None`
+/// if the run does not fail.
 #[must_use]
 pub fn shrink(seed: u64, plan: Plan, time: Duration) -> Option<(Script, Outcome)> {
     let begun = Instant::now();
     let outcome = run(seed, plan.clone(), false);
     let invariant = outcome.violation.as_ref()?.invariant;
-    // Drawn anew the same faults meet the same cluster, unless two events at one microsecond changed places. Then the run is kept as it is.
+    // Drawn anew the same faults meet the same cluster, unless two events at one microsecond changed places. Then
+    // the run is kept as it is.
     let scripted = Plan { script: Some(outcome.struck), ..plan.clone() };
     let mut shrinking = Shrinking { seed, invariant, plan, runs: RUNS_MAX, until: begun + time };
     let repeats = shrinking.plan.script == scripted.script || shrinking.accept(scripted.clone());

@@ -1,7 +1,8 @@
-//! What is true of the clusters of a run: every entry ever written, what is committed, and the state that follows from it.
+//! What is true of the clusters of a run: every entry ever written, what is committed, and the
+//! state that follows from it.
 //!
-//! The simulator sees all nodes at once, so it need not guess. The state is computed here a second time, by code that shares nothing with the node's but
-//! the format of commands.
+//! The simulator sees all nodes at once, so it need not guess. The state is computed here a second time, by code that
+//! shares nothing with the node's but the format of commands.
 
 use std::collections::BTreeMap;
 

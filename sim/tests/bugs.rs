@@ -1,4 +1,5 @@
-//! Deliberate bugs (`quorum::bugs`), found by the simulator within the seeds that their page states, and reported by the invariants that it names.
+//! Deliberate bugs (`quorum::bugs`), found by the simulator within the seeds that their page states, and reported by
+//! the invariants that it names.
 //!
 //! `make bugs` runs this. A seed counts only if it passes without the bug.
 #![cfg(feature = "bugs")]

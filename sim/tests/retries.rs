@@ -1,5 +1,5 @@
-//! Clients that ask again under the same idempotency key while nodes crash, lose power, are cut off and get snapshots: whatever they ask for is
-//! done once, and they are told where.
+//! Clients that ask again under the same idempotency key while nodes crash, lose power, are cut off and get snapshots:
+//! whatever they ask for is done once, and they are told where.
 #![allow(missing_docs)]
 
 use quorate_sim::{Fault, Outcome, Plan, run};

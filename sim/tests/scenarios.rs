@@ -85,8 +85,9 @@ fn change(cluster: &mut Cluster, change: impl Fn(&mut Change)) {
     });
 }
 
-/// A founder that was taken out, started again by the command line it was first started with, together with as many others that were taken out as that
-/// command line asks for: they made a cluster of their own, empty, which clients took for theirs.
+/// A founder that was taken out, started again by the command line it was first started with, together with as
+/// many others that were taken out as that command line asks for: they made a cluster of their own, empty, which
+/// clients took for theirs.
 #[test]
 fn a_removed_founder_founds_no_second_cluster() {
     let mut cluster = cluster_of(Plan { spares: 2, ..quiet(3, 2) });
@@ -98,15 +99,16 @@ fn a_removed_founder_founds_no_second_cluster() {
         c.voters.retain(by_name);
         c.preferred = None;
     });
-    // They are told, set their data aside, and are started again; the nodes that their command lines name are the three of them.
+    // They are told, set their data aside, and are started again; the nodes that their command lines
+    // name are the three of them.
     run(&mut cluster, LONG);
     let blank = (0..3).filter(|h| cluster.machine(*h).is_some_and(|m| m.replica().is_blank()));
     assert_eq!(blank.count(), 3, "they wait for their cluster\n{}", cluster.recent(60));
     assert_eq!(cluster.chronicles.values().filter(|c| c.last() > 0).count(), 1, "there is one cluster");
 }
 
-/// The founder loses power while its first configuration is on its way to its disk. Whoever it had told of that cluster would belong to it for ever, and the
-/// founder, who cannot know of it any more, to the next one that it founds.
+/// The founder loses power while its first configuration is on its way to its disk. Whoever it had told of that cluster
+/// would belong to it for ever, and the founder, who cannot know of it any more, to the next one that it founds.
 #[test]
 fn a_founder_that_forgets_its_first_cluster_has_told_nobody_of_it() {
     let metrics = Arc::new(Metrics::new().expect("the metrics do not contradict each other"));
@@ -122,7 +124,8 @@ fn a_founder_that_forgets_its_first_cluster_has_told_nobody_of_it() {
     wait_until_whole(&mut cluster);
 }
 
-/// Every machine loses power at once while clients write, again and again (NATS JetStream acknowledged before it had synced).
+/// Every machine loses power at once while clients write, again and again (NATS JetStream
+/// acknowledged before it had synced).
 #[test]
 fn a_blackout_of_all_machines_loses_nothing_acknowledged() {
     for (nodes, write_quorum) in [(1, 1), (3, 1), (3, 2), (5, 4)] {
@@ -136,8 +139,9 @@ fn a_blackout_of_all_machines_loses_nothing_acknowledged() {
     }
 }
 
-/// A sync fails, and the system drops what it should have written: whoever syncs again is told that all is well (PostgreSQL, CockroachDB). The node stops
-/// instead; and what it finds in the system's memory when it is back is not on its disk for that, as the next power loss shows.
+/// A sync fails, and the system drops what it should have written: whoever syncs again is told that all is well
+/// (PostgreSQL, CockroachDB). The node stops instead; and what it finds in the system's memory when it is back is not
+/// on its disk for that, as the next power loss shows.
 #[test]
 fn a_sync_that_failed_is_never_taken_back() {
     let mut cluster = cluster(3, 2);
@@ -155,7 +159,8 @@ fn a_sync_that_failed_is_never_taken_back() {
     wait_until_whole(&mut cluster);
 }
 
-/// A leader stands still (SIGSTOP), another one is elected and takes writes, and the first one goes on with requests in its sockets (etcd).
+/// A leader stands still (SIGSTOP), another one is elected and takes writes, and the first one goes on with
+/// requests in its sockets (etcd).
 #[test]
 fn a_leader_that_was_paused_and_replaced_answers_no_stale_read() {
     for lease_reads in [false, true] {
@@ -177,7 +182,8 @@ fn a_leader_that_was_paused_and_replaced_answers_no_stale_read() {
     }
 }
 
-/// One byte is wrong in the log of one node, the leader's included (NATS lost committed entries of which a majority still had copies).
+/// One byte is wrong in the log of one node, the leader's included (NATS lost committed entries of which a
+/// majority still had copies).
 #[test]
 fn a_damaged_record_of_one_node_loses_nothing() {
     let mut cluster = cluster(3, 2);
@@ -201,7 +207,8 @@ fn a_damaged_record_of_one_node_loses_nothing() {
     wait_until_whole(&mut cluster);
 }
 
-/// A voter comes back with an empty disk under its old name, and the only other one there lacks what was acknowledged (etcd, ZooKeeper).
+/// A voter comes back with an empty disk under its old name, and the only other one there lacks what was
+/// acknowledged (etcd, ZooKeeper).
 #[test]
 fn a_wiped_voter_elects_no_laggard() {
     let mut cluster = cluster(3, 2);
@@ -220,8 +227,9 @@ fn a_wiped_voter_elects_no_laggard() {
     wait_until_whole(&mut cluster);
 }
 
-/// Whoever decides on a failover from what it last saw promotes a node that has fallen behind since (CloudNativePG's operator, from a cache). Here a person
-/// can tell such a node to campaign as often as they like: nodes elect, and those that hold what was acknowledged do not elect it.
+/// Whoever decides on a failover from what it last saw promotes a node that has fallen behind since (CloudNativePG's
+/// operator, from a cache). Here a person can tell such a node to campaign as often as they like: nodes elect, and
+/// those that hold what was acknowledged do not elect it.
 #[test]
 fn a_node_promoted_from_a_stale_view_is_not_elected() {
     let mut cluster = cluster(3, 2);
@@ -245,7 +253,8 @@ fn a_node_promoted_from_a_stale_view_is_not_elected() {
     wait_until_whole(&mut cluster);
 }
 
-/// A copy fewer than asked for can be made, for a long time (MySQL's semi-synchronous replication and TiKV's DR mode then go on with fewer).
+/// A copy fewer than asked for can be made, for a long time (MySQL's semi-synchronous replication and TiKV's DR
+/// mode then go on with fewer).
 #[test]
 fn w_never_shrinks_by_itself() {
     let mut cluster = cluster(3, 3);
@@ -261,7 +270,8 @@ fn w_never_shrinks_by_itself() {
     wait_until_whole(&mut cluster);
 }
 
-/// The nodes that are to leave are stopped for ever the moment they are asked to (pods of a StatefulSet deleted before the final configuration was in force).
+/// The nodes that are to leave are stopped for ever the moment they are asked to (pods of a StatefulSet deleted before
+/// the final configuration was in force).
 #[test]
 fn nodes_stopped_before_their_removal_is_done_hold_nothing_up() {
     for (nodes, write_quorum, leave) in [(5, 3, 2), (4, 2, 1), (3, 2, 1)] {
@@ -318,7 +328,8 @@ fn copy_folder(cluster: &mut Cluster, original: usize) {
     cluster.nemesis.copies.insert(3);
 }
 
-/// A cluster of three with W = 2, and a machine with number 3 that waits for a copy. A leader, one that is to be copied, and the third.
+/// A cluster of three with W = 2, and a machine with number 3 that waits for a copy. A leader, one that is to
+/// be copied, and the third.
 fn cluster_to_copy_from() -> (Cluster, [usize; 3]) {
     let mut cluster = cluster_of(Plan { spares: 1, ..quiet(3, 2) });
     cluster.hosts[3].wanted = false;
@@ -326,7 +337,8 @@ fn cluster_to_copy_from() -> (Cluster, [usize; 3]) {
     (cluster, [leader, (leader + 1) % 3, (leader + 2) % 3])
 }
 
-/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let in, the other is refused.
+/// A data folder is copied while its node is down, and both are started, at two addresses. One of the two is let
+/// in, the other is refused.
 #[test]
 fn a_copied_folder_started_beside_the_original_is_refused() {
     let (mut cluster, [_, original, _]) = cluster_to_copy_from();
@@ -353,8 +365,9 @@ fn a_copied_folder_started_beside_the_original_is_refused() {
     assert_eq!(applied(&cluster, 1), applied(&cluster, 2));
 }
 
-/// The folder of a running node is copied (a machine is cloned, a volume restored from its snapshot), and the copy is started later, beside it: it counts
-/// as the newer process of that node and takes its place, without what the original confirmed since. The leader that counted on that notices.
+/// The folder of a running node is copied (a machine is cloned, a volume restored from its snapshot), and the copy is
+/// started later, beside it: it counts as the newer process of that node and takes its place, without what the original
+/// confirmed since. The leader that counted on that notices.
 #[test]
 fn a_copy_of_a_running_node_forgets_before_its_leader_and_becomes_a_new_node() {
     let (mut cluster, [_, original, _]) = cluster_to_copy_from();
@@ -375,8 +388,9 @@ fn a_copy_of_a_running_node_forgets_before_its_leader_and_becomes_a_new_node() {
     wait_until_whole(&mut cluster);
 }
 
-/// What an old copy of a folder can do, and nothing in the protocol can prevent (docs/operating.md says so): it votes as its original, which confirmed a
-/// write since, while nobody who knows of that write is there. If this passes no more, something new prevents it, and the page is out of date.
+/// What an old copy of a folder can do, and nothing in the protocol can prevent (docs/operating.md says so): it votes
+/// as its original, which confirmed a write since, while nobody who knows of that write is there. If this passes no
+/// more, something new prevents it, and the page is out of date.
 #[test]
 fn an_old_copy_in_place_of_its_original_may_lose_what_that_confirmed() {
     let (mut cluster, [leader, original, third]) = cluster_to_copy_from();

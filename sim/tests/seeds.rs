@@ -1,4 +1,5 @@
-//! The simulator itself: seeds mean the same every time, scripts say all of a run, and every pair of N and W survives every kind of fault.
+//! The simulator itself: seeds mean the same every time, scripts say all of a run, and every pair of N and W
+//! survives every kind of fault.
 #![allow(missing_docs)]
 
 use quorate_sim::plan::FAULTS;

@@ -1,7 +1,8 @@
-//! A cluster that is hurt on purpose: processes, the links between them, chance with a seed, and a timeline of what was done.
+//! A cluster that is hurt on purpose: processes, the links between them, chance with a seed, and a
+//! timeline of what was done.
 //!
-//! Owns the faults by name, how each is undone, and what is left behind for whoever reads a failure: the seed, the timeline and the nodes' logs.
-//! What clients saw is the business of the [`crate::load`] that runs meanwhile.
+//! Owns the faults by name, how each is undone, and what is left behind for whoever reads a failure: the seed, the
+//! timeline and the nodes' logs. What clients saw is the business of the [`crate::load`] that runs meanwhile.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -254,7 +255,8 @@ impl Arena {
         self.note("calm");
     }
 
-    /// Clients that write down what they see, on a few keys that all of them share: half of them over HTTP, the others over the Redis protocol.
+    /// Clients that write down what they see, on a few keys that all of them share: half of them over HTTP, the others
+    /// over the Redis protocol.
     #[must_use]
     pub fn clients(&self) -> Workload {
         let settings =
@@ -262,7 +264,8 @@ impl Arena {
         Workload::start(&self.cluster.targets(), &settings)
     }
 
-    /// Ends all faults and all clients, and judges: the copies are the same, no acknowledged write is lost, no linearizable read was stale.
+    /// Ends all faults and all clients, and judges: the copies are the same, no acknowledged write is lost, no
+    /// linearizable read was stale.
     ///
     /// # Panics
     /// If that is not so, with the operations concerned; the whole history is kept beside the nodes' logs.

@@ -21,8 +21,9 @@ const STARTS_MAX: usize = 3;
 
 const ELECTION: &str = "--election-timeout";
 
-/// Three times the product's own: a busy machine may keep a process from its processor, or a disk from its sync, for half a second, and a test that is not
-/// about elections counts on the leader it found. Those in `faults` have the product's own ([`Setup::own_elections`]).
+/// Three times the product's own: a busy machine may keep a process from its processor, or a disk from its sync, for
+/// half a second, and a test that is not about elections counts on the leader it found. Those in `faults` have the
+/// product's own ([`Setup::own_elections`]).
 const ELECTION_TIMEOUT: &str = "1500ms-3s";
 
 /// What a cluster is to be like.
@@ -54,7 +55,8 @@ impl Setup {
         self
     }
 
-    /// With an election timeout of so many seconds at least, twice as many at most: for tests in which nobody is to stand for election.
+    /// With an election timeout of so many seconds at least, twice as many at most: for tests in which nobody
+    /// is to stand for election.
     #[must_use]
     pub fn elections_after(self, seconds: u64) -> Setup {
         self.flag(ELECTION, &format!("{seconds}s-{}s", 2 * seconds))
@@ -239,7 +241,8 @@ impl Cluster {
         .await;
     }
 
-    /// Writes through the leader, whoever that is: while the preferred node takes leadership back, writes are refused for a moment.
+    /// Writes through the leader, whoever that is: while the preferred node takes leadership back, writes
+    /// are refused for a moment.
     pub async fn write(&self, key: &str, value: &str) {
         eventually(&format!("{key} is written"), || async {
             let leader = self.look_for_leader().await?;

@@ -1,5 +1,5 @@
-//! Damage to the log or the engine of a node that is down. Knows of the log's format only what a person with a hex editor sees: files named `wal-….log`, whose
-//! batches begin with a magic word.
+//! Damage to the log or the engine of a node that is down. Knows of the log's format only what a person with a hex
+//! editor sees: files named `wal-….log`, whose batches begin with a magic word.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};

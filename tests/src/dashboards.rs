@@ -1,16 +1,19 @@
 //! The Grafana dashboards, as a list of panels: what each asks, in which unit, and what it tells whoever looks.
 //!
-//! `cargo run -p quorate-tests --bin dashboards` writes them to `charts/quorate/dashboards/`; a test fails while the files are older than this list. In a
-//! query `%` stands for the matchers of the dashboard's variables, so that no panel forgets one.
+//! `cargo run -p quorate-tests --bin dashboards` writes them to `charts/quorate/dashboards/`; a test fails while
+//! the files are older than this list. In a query `%` stands for the matchers of the dashboard's variables, so
+//! that no panel forgets one.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-/// What narrows a dashboard of nodes down, and one of the operator, whose metrics name no cluster: there may be many, and they come and go.
+/// What narrows a dashboard of nodes down, and one of the operator, whose metrics name no cluster: there may be
+/// many, and they come and go.
 const OF_NODES: [&str; 4] = ["job", "namespace", "cluster", "pod"];
 const OF_OPERATOR: [&str; 3] = ["job", "namespace", "pod"];
-/// The version of Grafana's schema that the panels are written in: Grafana 10 and later read it, and migrate it to their own.
+/// The version of Grafana's schema that the panels are written in: Grafana 10 and later read it, and
+/// migrate it to their own.
 const SCHEMA: u32 = 39;
 /// Grafana's grid is so many columns wide.
 const COLUMNS: u32 = 24;

@@ -1,14 +1,17 @@
-//! The network between nodes as a thing that can be hurt: a relay in front of each node's peer port, with a rule for each directed link.
+//! The network between nodes as a thing that can be hurt: a relay in front of each node's peer port, with a
+//! rule for each directed link.
 //!
-//! Owns the relays and what they do to bytes: hold them back, delay them, slow them down, lose them, reset the connection. It knows nothing of what
-//! is said but who says it: the name of the dialing node, which stands in the first frame. Clients' ports are not relayed; they are
-//! never part of a partition unless a test leaves a node out of its clients' list.
+//! Owns the relays and what they do to bytes: hold them back, delay them, slow them down, lose them, reset the
+//! connection. It knows nothing of what is said but who says it: the name of the dialing node, which stands in
+//! the first frame. Clients' ports are not relayed; they are never part of a partition unless a test leaves a
+//! node out of its clients' list.
 //!
-//! A node listens at 127.0.0.1 and names itself to others as 127.0.0.2, where its relay listens on the same port: no setting of the product exists for
-//! this, and neither root nor a package is needed. That is why there are no network namespaces here, although they would drop real packets:
-//! kernels without `netem` (the one that runs these tests in CI is one) cannot delay there, laptops without root have none of it, and two ways to
-//! cut a cable are one too many. What the relay imitates instead of exercising is the end of a connection over a dead network: bytes that
-//! were held back for [`DEAD_AFTER`] are lost for good and their sender's connection is reset, while the other side hears nothing for
+//! A node listens at 127.0.0.1 and names itself to others as 127.0.0.2, where its relay listens on the same port: no
+//! setting of the product exists for this, and neither root nor a package is needed. That is why there are no network
+//! namespaces here, although they would drop real packets: kernels without `netem` (the one that runs these tests in CI
+//! is one) cannot delay there, laptops without root have none of it, and two ways to cut a cable are one too many. What
+//! the relay imitates instead of exercising is the end of a connection over a dead network: bytes that were held back
+//! for [`DEAD_AFTER`] are lost for good and their sender's connection is reset, while the other side hears nothing for
 //! [`HALF_OPEN`]. The kernel's own timers behind the product's socket options are therefore not tested here.
 
 use std::io;
@@ -27,7 +30,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// Where relays listen and nodes say they are.
 pub const ADVERTISED: &str = "127.0.0.2";
 
-/// Bytes that a link held back this long never arrive: what the product asks of the kernel for unacknowledged data, twice the longest election timeout.
+/// Bytes that a link held back this long never arrive: what the product asks of the kernel for unacknowledged data,
+/// twice the longest election timeout.
 pub const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the side that is not told keeps a connection whose other end is gone: a second of idleness and two probes.
@@ -228,8 +232,8 @@ async fn introduction(stream: &mut TcpStream, names: &[String]) -> io::Result<(V
     Ok((hello, from))
 }
 
-/// Carries bytes one way. Returns when the stream has ended and the end was delivered (`None`), or when bytes were held back too long: then
-/// with the half to the side that must not be told.
+/// Carries bytes one way. Returns when the stream has ended and the end was delivered (`None`), or when bytes were held
+/// back too long: then with the half to the side that must not be told.
 async fn pump(
     read: OwnedReadHalf,
     write: OwnedWriteHalf,

@@ -1,5 +1,5 @@
-//! Writers as careful clients are: each write has a value of its own, refusals are retried through the next node, and an outcome that is
-//! not known is kept apart from both success and failure.
+//! Writers as careful clients are: each write has a value of its own, refusals are retried through the next node, and
+//! an outcome that is not known is kept apart from both success and failure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ impl Record {
         self.moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
-    /// Checks what all nodes agree on: every acknowledged write is there; whatever else is there was written with an unknown outcome.
+    /// Checks what all nodes agree on: every acknowledged write is there; whatever else is there was written
+    /// with an unknown outcome.
     ///
     /// # Panics
     /// If a write was lost or one nobody made is there.

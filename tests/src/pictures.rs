@@ -1,6 +1,7 @@
 //! Pictures of the dashboards, drawn from the same queries over the same time, for people who have no Grafana at hand.
 //!
-//! Not Grafana's own drawing: the panels, their places, titles, units and legends are those of [`crate::dashboards`], the rest is plain.
+//! Not Grafana's own drawing: the panels, their places, titles, units and legends are those of
+//! [`crate::dashboards`], the rest is plain.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the range that Linux takes the near ends of outgoing connections from (32768 up): a port found by binding to 0 lies in it, and may
-/// be taken by somebody's connection just while its node is down between a kill and a restart.
+/// Below the range that Linux takes the near ends of outgoing connections from (32768 up): a port found by binding to 0
+/// lies in it, and may be taken by somebody's connection just while its node is down between a kill and a restart.
 const FIRST: u16 = 10_240;
 const COUNT: u16 = 22_000;
 

@@ -147,7 +147,8 @@ impl Prometheus {
         Ok(values.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
     }
 
-    /// Waits until every one of these queries, each with the name of its panel, gives a number, and checks that each metric in them is there.
+    /// Waits until every one of these queries, each with the name of its panel, gives a number, and checks that each
+    /// metric in them is there.
     ///
     /// # Panics
     /// If one stays empty or is no query, or names a metric that nobody exports.

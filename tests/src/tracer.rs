@@ -1,7 +1,9 @@
-//! A node's disk as a thing that can be hurt: strace, attached to the one thread that writes the log, delays its system calls or has them fail.
+//! A node's disk as a thing that can be hurt: strace, attached to the one thread that writes the log, delays its
+//! system calls or has them fail.
 //!
-//! The product has no switch for this and the file system under it is the real one. The engine's threads are left alone: what is acknowledged hangs on the
-//! log's thread only. Needs Debian's `strace`, and the right to trace a process of one's own (root, or `ptrace_scope` 0).
+//! The product has no switch for this and the file system under it is the real one. The engine's threads are left
+//! alone: what is acknowledged hangs on the log's thread only. Needs Debian's `strace`, and the right to trace a
+//! process of one's own (root, or `ptrace_scope` 0).
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,8 +23,8 @@ pub enum Trouble {
     SlowSync(Duration),
     /// Every sync fails with an input/output error, and every write.
     FailingSync,
-    /// Every write to a file fails for want of space. Only positioned writes, which the log's files alone see: a plain `write` of that thread also
-    /// rings the runtime's eventfd, which no full disk ever refuses.
+    /// Every write to a file fails for want of space. Only positioned writes, which the log's files alone see: a plain
+    /// `write` of that thread also rings the runtime's eventfd, which no full disk ever refuses.
     NoSpace,
 }
 

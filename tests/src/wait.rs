@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 /// Between two looks at a condition: short against an election, long against a request.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// What conditions are given unless a test says otherwise: many election timeouts, on a machine several times slower that does other things too.
+/// What conditions are given unless a test says otherwise: many election timeouts, on a machine several times slower
+/// that does other things too.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Repeats `look` until it yields a value.

@@ -1,7 +1,8 @@
 //! Clients that write down what they see: each with one operation at a time, unique values, and times of one clock.
 //!
-//! Owns the choice of operations and what an answer means for the history: whatever the product promises did not happen is refused, whatever
-//! it leaves open is unknown, and so is every answer that did not come. It judges nothing: that is for `quorate_history`.
+//! Owns the choice of operations and what an answer means for the history: whatever the product promises did not
+//! happen is refused, whatever it leaves open is unknown, and so is every answer that did not come. It judges nothing:
+//! that is for `quorate_history`.
 //!
 //! Clients never give up on a cluster that is hurt: after a refusal or a broken connection they go to the next node.
 
@@ -20,7 +21,8 @@ use crate::cluster::Cluster;
 use http::HttpClient;
 use redis::RedisClient;
 
-/// Pause after an answer that is neither yes nor no, before the next node is asked: a node that is down answers at once.
+/// Pause after an answer that is neither yes nor no, before the next node is asked: a node that
+/// is down answers at once.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a node listens for clients.

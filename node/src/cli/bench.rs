@@ -1,6 +1,7 @@
 //! `quorate bench`: bounded load against a cluster, and its figures.
 //!
-//! The clients are in [`load`], their protocols in [`wire`]; here are the flags, the phases (connect, warm up, measure) and the report.
+//! The clients are in [`load`], their protocols in [`wire`]; here are the flags, the phases (connect, warm up,
+//! measure) and the report.
 
 pub(super) mod load;
 pub(super) mod wire;
@@ -90,8 +91,8 @@ pub(crate) struct BenchArgs {
     /// How fresh reads are (http only; over resp they are linearizable).
     #[arg(long, value_enum, value_name = "KIND", default_value = "linearizable")]
     pub(crate) consistency: Freshness,
-    /// Nodes, separated by commas; the clients are spread over them. With resp, http:// names the node, which is asked for its port
-    /// [default: http://127.0.0.1:8000; 127.0.0.1:6379 for resp].
+    /// Nodes, separated by commas; the clients are spread over them. With resp, http:// names the node, which is asked
+    /// for its port [default: http://127.0.0.1:8000; 127.0.0.1:6379 for resp].
     #[arg(long, value_name = "URLS", env = "QUORATE_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) url: Vec<String>,
     /// How long an answer is waited for.
@@ -238,7 +239,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The addresses given; of nodes named by their HTTP address, as everywhere else, those of the Redis protocol, if that is spoken.
+/// The addresses given; of nodes named by their HTTP address, as everywhere else, those of the Redis
+/// protocol, if that is spoken.
 async fn named_ports(args: &BenchArgs) -> Result<Vec<String>, Failure> {
     let mut named = Vec::with_capacity(args.url.len());
     for url in &args.url {

@@ -1,9 +1,10 @@
 //! Asking a cluster over HTTP, and the rules of asking again.
 //!
-//! A request is repeated only when it is certain that it had no effect: the connection was never made, or a node refused it with 503 and
-//! a Retry-After (at another node at once, at the same one after that time). 421 is followed to the leader. A 504, a broken connection or
-//! silence after a write was sent is an *unknown outcome*: it is reported and never repeated, for the write may have happened. Unless it has
-//! an idempotency key: then it is repeated like a read, at the next node, until the time is over.
+//! A request is repeated only when it is certain that it had no effect: the connection was never made, or a node
+//! refused it with 503 and a Retry-After (at another node at once, at the same one after that time). 421 is followed to
+//! the leader. A 504, a broken connection or silence after a write was sent is an *unknown outcome*: it is reported and
+//! never repeated, for the write may have happened. Unless it has an idempotency key: then it is repeated like a read,
+//! at the next node, until the time is over.
 //!
 //! Before: `verbs`. After: any node's HTTP interface.
 
@@ -156,7 +157,8 @@ impl Client {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let mut hops = 0;
-        // What was sent and not answered stays in doubt until it is answered: that nobody can be reached any more does not make it undone.
+        // What was sent and not answered stays in doubt until it is answered: that nobody can be reached any more
+        // does not make it undone.
         let mut doubt: Option<AskError> = None;
         loop {
             let mut unreached = Vec::new();

@@ -1,7 +1,7 @@
 //! A settings file: `NAME=VALUE` lines with the names of the environment. It ranks below flags and environment.
 //!
-//! The values become the defaults of clap's arguments, so that the one parser checks them and says what is wrong with them. Nothing
-//! here touches the process's environment.
+//! The values become the defaults of clap's arguments, so that the one parser checks them and says what is wrong with
+//! them. Nothing here touches the process's environment.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -83,7 +83,8 @@ pub(crate) fn apply(mut command: Command, path: &str, settings: &Settings) -> Re
     }
 }
 
-/// The command without the environment names whose variables are set but empty, as compose files and unit files leave them.
+/// The command without the environment names whose variables are set but empty, as compose files
+/// and unit files leave them.
 pub(crate) fn ignore_empty(mut command: Command, empty: impl Fn(&str) -> bool) -> Command {
     let subcommands: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
     for subcommand in subcommands {

@@ -1,21 +1,24 @@
 //! The files that a process may have open, and how many connections that leaves room for.
 //!
-//! A connection is a file. If clients could use up all there are, the log could not begin its next segment and the node would end; so the bounds
-//! of connections are lowered to what fits, and whoever runs the node is told what to raise. Before: `serve`, `local`.
+//! A connection is a file. If clients could use up all there are, the log could not begin its next segment and the node
+//! would end; so the bounds of connections are lowered to what fits, and whoever runs the node is told what to raise.
+//! Before: `serve`, `local`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::options::NodeOptions;
 
-/// Files that a node needs besides its clients' connections: segments of the log (four times 256 MiB in pieces of 64 MiB, and those being
-/// made), tables of the engine (it keeps a few hundred open), four connections to and from each of seventeen other nodes.
+/// Files that a node needs besides its clients' connections: segments of the log (four times 256 MiB in pieces of 64
+/// MiB, and those being made), tables of the engine (it keeps a few hundred open), four connections to and from each
+/// of seventeen other nodes.
 const OWN_FILES: u64 = 1_024;
 
 /// Fewer connections than this on a port make no sense: then the log has to take its chances.
 const CONNECTIONS_MIN: u64 = 64;
 
-/// Files and connections that a process may have open without asking: raised to what the system allows it, since many systems start programs with
-/// 1,024, and a node has a file for each connection. Returns what is allowed now; `None` is no limit.
+/// Files and connections that a process may have open without asking: raised to what the system allows it, since
+/// many systems start programs with 1,024, and a node has a file for each connection. Returns what is allowed
+/// now; `None` is no limit.
 pub(super) fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -30,7 +33,8 @@ pub(super) fn raise_limit() -> Option<u64> {
     }
 }
 
-/// Lowers the bounds of connections of the nodes that share this process to what may be open; returns what is to be said about it.
+/// Lowers the bounds of connections of the nodes that share this process to what may be open; returns
+/// what is to be said about it.
 pub(super) fn fit_connections(nodes: &mut [NodeOptions]) -> Option<String> {
     let files = raise_limit()?;
     let needed = fit(nodes, files)?;

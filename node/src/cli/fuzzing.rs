@@ -27,7 +27,8 @@ pub(crate) fn settings(data: &[u8]) {
         for (name, (value, line)) in settings {
             assert!(!name.is_empty() && line <= text.lines().count());
             if !value.contains(['"', '\'']) {
-                // In quotes, for blanks around a value count there; and exported, for a name that would begin a comment.
+                // In quotes, for blanks around a value count there; and exported, for a name
+                // that would begin a comment.
                 let again = file::parse("f", &format!("export {name}=\"{value}\""));
                 assert!(again.is_ok_and(|again| again.get(&name) == Some(&(value, 1))), "{name:?}");
             }

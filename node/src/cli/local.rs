@@ -1,8 +1,9 @@
 //! `quorate local`: a whole cluster in one process, the embedded default.
 //!
-//! Owns the plan (which folders, which ports, who forms) and what is said to the person at the terminal; the nodes, which [`fleet`] keeps, are ordinary
-//! nodes that talk to each other over loopback. Beside them runs the page of the whole cluster, on a port of its own: it survives any node. The first start forms the cluster; every later one takes up what the folders hold, and the settings of
-//! the formation stay in force.
+//! Owns the plan (which folders, which ports, who forms) and what is said to the person at the terminal; the nodes,
+//! which [`fleet`] keeps, are ordinary nodes that talk to each other over loopback. Beside them runs the page of the
+//! whole cluster, on a port of its own: it survives any node. The first start forms the cluster; every later one takes
+//! up what the folders hold, and the settings of the formation stay in force.
 
 mod fleet;
 
@@ -25,8 +26,8 @@ use crate::handle::Handle;
 use crate::http::console;
 use crate::options::{Formation, Limits, NodeOptions};
 
-/// How long the start waits for a leader before it says what is missing (and goes on waiting in the background): several election
-/// timeouts and the replay of a large log.
+/// How long the start waits for a leader before it says what is missing (and goes on waiting in the background):
+/// several election timeouts and the replay of a large log.
 const READY_WAIT: Duration = Duration::from_secs(30);
 /// How often it looks.
 const READY_POLL: Duration = Duration::from_millis(20);
@@ -120,7 +121,8 @@ impl LocalArgs {
         let wanted = self.nodes.unwrap_or(if found > 0 { found } else { 6 });
         let write_quorum = self.write_quorum.unwrap_or(wanted / 2 + 1);
         Quorum::new(wanted, write_quorum)?;
-        // Fewer nodes than the data has would be a cluster with nodes down: all of them are started, and the difference is said.
+        // Fewer nodes than the data has would be a cluster with nodes down: all of them are started,
+        // and the difference is said.
         let count = wanted.max(found);
         port_ranges(
             &[("--http-port", self.http_port), ("--tcp-port", self.tcp_port), ("--peer-port", self.peer_port)],

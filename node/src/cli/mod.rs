@@ -1,7 +1,7 @@
 //! The command line: what `quorate` is told, and what it says back.
 //!
-//! Owns names, help, exit codes and the process around the nodes (runtime, logs, signals). Decides nothing about data: `serve` and `local`
-//! hand checked options to [`crate::node::Node`], the client verbs speak HTTP like anyone else.
+//! Owns names, help, exit codes and the process around the nodes (runtime, logs, signals). Decides nothing about data:
+//! `serve` and `local` hand checked options to [`crate::node::Node`], the client verbs speak HTTP like anyone else.
 //!
 //! Exit codes: 0 done, 1 an error, 2 wrong usage or settings, 3 no such key, 4 the outcome of a write is unknown.
 
@@ -126,7 +126,8 @@ pub fn main() -> ExitCode {
     let cli = match parse(std::env::args_os().collect(), |name| std::env::var_os(name).is_some_and(|v| v.is_empty())) {
         Ok(cli) => cli,
         Err(Stopped::Clap(error)) => {
-            // To stdout and 0 for --help and --version, to stderr and 2 for the rest; nothing to be done if the stream is closed.
+            // To stdout and 0 for --help and --version, to stderr and 2 for the rest; nothing to be done
+            // if the stream is closed.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -172,8 +173,8 @@ enum Stopped {
     File(file::FileError),
 }
 
-/// Parses the command line. If it names a settings file, once more with the file's values as defaults. Variables that are set but empty
-/// count as not set.
+/// Parses the command line. If it names a settings file, once more with the file's values as defaults. Variables that
+/// are set but empty count as not set.
 fn parse(args: Vec<OsString>, empty: impl Fn(&str) -> bool) -> Result<Cli, Stopped> {
     let command = || file::ignore_empty(Cli::command(), &empty);
     let take = |command: clap::Command| {
@@ -192,9 +193,10 @@ fn parse(args: Vec<OsString>, empty: impl Fn(&str) -> bool) -> Result<Cli, Stopp
     take(file::ignore_empty(with_file, &empty))
 }
 
-/// A runtime with a thread for every second core. A thread that waits is woken whenever a task is ready beside the one that runs, and mostly finds
-/// it done: with two threads on two cores a write alone costs nearly twice the context switches. The other cores are for the log's thread and the engine.
-/// The process may have as many files open as the system allows.
+/// A runtime with a thread for every second core. A thread that waits is woken whenever a task is ready beside the
+/// one that runs, and mostly finds it done: with two threads on two cores a write alone costs nearly twice the
+/// context switches. The other cores are for the log's thread and the engine. The process may have as many files
+/// open as the system allows.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     if let Some(files) = files::raise_limit() {
         tracing::debug!(files, "files and connections that may be open");

@@ -1,7 +1,7 @@
 //! The settings of a node as flags and environment name them, and their way to checked [`NodeOptions`].
 //!
-//! Owns names, units, defaults and every sentence about a setting that cannot be. Reads no file and starts nothing: what stands in a
-//! settings file comes in as defaults through [`super::file`], before clap sees the command line.
+//! Owns names, units, defaults and every sentence about a setting that cannot be. Reads no file and starts nothing:
+//! what stands in a settings file comes in as defaults through [`super::file`], before clap sees the command line.
 //!
 //! Before: `mod` (the command line). After: [`crate::node::Node::start`], which trusts what it is given.
 
@@ -105,7 +105,8 @@ pub(crate) struct Common {
         help_heading = "General"
     )]
     pub(crate) log_format: LogFormat,
-    /// Where traces of writes are sent: an OpenTelemetry collector that speaks OTLP over plain HTTP, as in http://127.0.0.1:4318.
+    /// Where traces of writes are sent: an OpenTelemetry collector that speaks OTLP over plain HTTP, as
+    /// in http://127.0.0.1:4318.
     #[cfg(feature = "otel")]
     #[arg(
         long,
@@ -169,11 +170,13 @@ pub(crate) struct ServeArgs {
     /// The only cluster to belong to (a UUID); with it the node joins and never forms.
     #[arg(long, value_name = "UUID", env = "CLUSTER_ID", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) cluster_id: Option<ClusterId>,
-    /// Who alone changes members and write quorum, such as "KVCluster default/demo": anyone else is refused and sent there.
+    /// Who alone changes members and write quorum, such as "KVCluster default/demo": anyone else
+    /// is refused and sent there.
     #[arg(long, value_name = "NAME", env = "MANAGED_BY", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) managed_by: Option<String>,
 
-    /// The node's name, unique in the cluster and kept when its disk is replaced [default: the host name; node-<http port> on loopback].
+    /// The node's name, unique in the cluster and kept when its disk is replaced [default: the host name;
+    /// node-<http port> on loopback].
     #[arg(
         long,
         visible_alias = "node-id",

@@ -1,8 +1,9 @@
 //! `quorate sweep`: what each write quorum costs and what it buys, measured on one running cluster.
 //!
-//! Owns the flags, the order of the rounds and the end of the cluster. For each W in turn: the logged change of W while everything runs, a
-//! measurement with every node up, and the same with nodes down, which are stopped and started again for it. The cluster is in
-//! [`cluster`], a round in [`measure`], what must hold at the end in [`verify`], what is left behind in [`report`] and [`plots`].
+//! Owns the flags, the order of the rounds and the end of the cluster. For each W in turn: the logged change of W while
+//! everything runs, a measurement with every node up, and the same with nodes down, which are stopped and started again
+//! for it. The cluster is in [`cluster`], a round in [`measure`], what must hold at the end in [`verify`], what is left
+//! behind in [`report`] and [`plots`].
 
 mod cluster;
 mod explain;
@@ -67,7 +68,8 @@ pub(crate) struct SweepArgs {
     /// Write quorums to measure, separated by commas [default: every one from 1 to N].
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Rounds")]
     pub(crate) write_quorums: Vec<usize>,
-    /// How many nodes are down, separated by commas; only in a cluster that sweep started [default: 0,1,2, as far as N allows].
+    /// How many nodes are down, separated by commas; only in a cluster that sweep started [default:
+    /// 0,1,2, as far as N allows].
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "url", help_heading = "Rounds")]
     pub(crate) down: Vec<usize>,
     /// Writes a round.
@@ -132,7 +134,8 @@ impl SweepArgs {
         if let Some(w) = write_quorums.iter().find(|w| !(1..=n).contains(*w)) {
             return Err(format!("--write-quorums has {w}: a cluster of {n} has 1 to {n}"));
         }
-        // A leader that fewer than C nodes answer leaves office; the largest C of all W is that of the smallest election quorum, a majority.
+        // A leader that fewer than C nodes answer leaves office; the largest C of all W is that of the smallest
+        // election quorum, a majority.
         let most = if own { n - (n - n / 2) } else { 0 };
         let down = match self.down.as_slice() {
             [] => (0..=most.min(2)).collect(),
@@ -204,7 +207,8 @@ async fn sweep(args: &SweepArgs, nodes: &tokio::runtime::Runtime) -> Result<Repo
         measured = rounds(args, &mut cluster) => measured,
         () = stop.asked() => Err(Failure::Error("interrupted: nothing was written".to_owned())),
     };
-    // Also after a failure: a cluster that was taken gets its write quorum back, one that was started leaves nothing behind.
+    // Also after a failure: a cluster that was taken gets its write quorum back, one that was
+    // started leaves nothing behind.
     let ended = cluster.end().await;
     let report = measured?;
     ended?;

@@ -1,7 +1,7 @@
 //! Durations, sizes and ranges as people write them: `0.1ms`, `64MiB`, `500ms-1s`.
 //!
-//! Parsing and printing only; whether a value makes sense where it is used is [`super::settings`]'s to say. Every message is one
-//! sentence that says what would have been right, for clap puts it behind the name of the flag.
+//! Parsing and printing only; whether a value makes sense where it is used is [`super::settings`]'s to say. Every
+//! message is one sentence that says what would have been right, for clap puts it behind the name of the flag.
 
 use std::time::Duration;
 

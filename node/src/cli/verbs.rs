@@ -105,7 +105,8 @@ pub(crate) struct PutArgs {
     /// Only if the key does not exist.
     #[arg(long)]
     pub(crate) if_absent: bool,
-    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself while the outcome is unknown.
+    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself
+    /// while the outcome is unknown.
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
@@ -123,7 +124,8 @@ pub(crate) struct DeleteArgs {
     /// Only if the key's revision is this one.
     #[arg(long, value_name = "REVISION")]
     pub(crate) if_match: Option<u64>,
-    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself while the outcome is unknown.
+    /// Done once however often it is asked for under this name (a UUID, say): asked again by itself
+    /// while the outcome is unknown.
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]

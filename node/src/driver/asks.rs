@@ -1,7 +1,8 @@
-//! What clients and operators ask of this node: writes, reads that need a confirmation, changes of the configuration and of leadership.
+//! What clients and operators ask of this node: writes, reads that need a confirmation, changes of the
+//! configuration and of leadership.
 //!
-//! Refuses what certainly cannot be done; hands the rest to the core, and keeps who waits for it. Before: [`crate::handle`]. After: the core, and
-//! `effects` and `waiters`, which answer.
+//! Refuses what certainly cannot be done; hands the rest to the core, and keeps who waits for it. Before:
+//! [`crate::handle`]. After: the core, and `effects` and `waiters`, which answer.
 
 use quorum::{Change, Index, Input, NodeId, Refusal, Role};
 use tokio::sync::oneshot;

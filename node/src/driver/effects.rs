@@ -101,7 +101,8 @@ impl Driver {
         self.submit(Job::Write { token, first, last, frames: vec![frames], commit });
     }
 
-    /// Copies the record of an entry that came with the message of this step. A copy, so that what is kept does not hold the network's buffer.
+    /// Copies the record of an entry that came with the message of this step. A copy, so that what is kept does not
+    /// hold the network's buffer.
     fn append_received(&self, index: Index, frames: &mut BytesMut) -> bool {
         let Some(front) = self.incoming.first() else { return false };
         let at = index.0.checked_sub(front.index.0).and_then(|at| self.incoming.get(at as usize));
@@ -211,7 +212,8 @@ impl Driver {
         } else {
             tracing::info!(%term, %role, "no leader");
         }
-        // A leader that its own last configuration leaves out goes with it: whoever waits for that configuration has what they asked for.
+        // A leader that its own last configuration leaves out goes with it: whoever waits for that configuration
+        // has what they asked for.
         self.settle_config_wishes();
         self.settle_leadership_wishes();
         self.publish();
@@ -257,7 +259,8 @@ impl Driver {
         self.installing.is_none() && self.applied < self.replica.commit() && self.shared.store.has_room()
     }
 
-    /// Applies what is committed, in order, a bounded number at a time. Without room in the overlay it is put off until the next tick.
+    /// Applies what is committed, in order, a bounded number at a time. Without room in the overlay it is put
+    /// off until the next tick.
     pub(super) fn apply_committed(&mut self) {
         let commit = self.replica.commit();
         let upto = commit.min(Index(self.applied.0 + APPLY_PER_TURN));
@@ -314,10 +317,11 @@ impl Driver {
         }
     }
 
-    /// Applies what only the disk has: after a restart, or when a burst outran the cache. Returns the last index applied.
+    /// Applies what only the disk has: after a restart, or when a burst outran the cache.
+    /// Returns the last index applied.
     fn apply_from_log(&mut self, from: Index, upto: Index) -> Index {
-        // What is cached may still be on its way to the disk, and the log may hold there what it replaces: entries of an earlier term that
-        // were never committed. Those must not be applied.
+        // What is cached may still be on its way to the disk, and the log may hold there what it replaces: entries of
+        // an earlier term that were never committed. Those must not be applied.
         let first = self.tail.first().filter(|_| !bugs::is_on(Bug::ReplacedEntriesApplied));
         let upto = first.map_or(upto, |first| upto.min(first.prev()));
         let records = match self.log.read(from, upto, APPLY_BYTES_PER_TURN) {
@@ -357,7 +361,8 @@ impl Driver {
 
     /// Answers everyone whose turn has come.
     pub(super) fn answer(&mut self) {
-        // Whatever has an outcome here was applied while the store was whole; but its end is this node's end, and nobody is told anything after it.
+        // Whatever has an outcome here was applied while the store was whole; but its end is this node's end, and
+        // nobody is told anything after it.
         if self.waiters.len() > 0 && self.acknowledged > Index(0) && !self.store_failed() {
             let (replica, metrics) = (&self.replica, &self.shared.metrics);
             self.waiters.settle(
@@ -372,16 +377,16 @@ impl Driver {
     }
 }
 
-/// Who holds an entry, as far as its leader knows. What W followers hold is acknowledged before the leader's own disk has it, and a leader on its way out
-/// is no voter.
+/// Who holds an entry, as far as its leader knows. What W followers hold is acknowledged before the leader's own disk
+/// has it, and a leader on its way out is no voter.
 fn held(replica: &Replica, index: Index) -> Held {
     let votes = replica.config().is_some_and(|c| c.voters.iter().any(|m| m.id == replica.id()));
     let copies = replica.copies_of(index);
     Held { copies, followers: copies - usize::from(votes && replica.durable() >= index) }
 }
 
-/// The bytes of an entry's record. The core only estimates those of the entries that it makes itself, and a read of the log that is to hold all of
-/// them must not fall short by one.
+/// The bytes of an entry's record. The core only estimates those of the entries that it makes itself, and a read of the
+/// log that is to hold all of them must not fall short by one.
 fn record_bytes(head: &Head) -> usize {
     let bytes = match &head.kind {
         Kind::Config(config) => record::framed_bytes(record::encode_config(config).len()),

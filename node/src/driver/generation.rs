@@ -1,9 +1,10 @@
 //! Which commands may be written: those that every member can apply.
 //!
-//! A replica that cannot read a committed command passes over it, and its state is another one from there on. So a command of a newer
-//! generation ([`GENERATION`]) is taken only once every member has announced, in its greeting, that it knows it. With the first one applied
-//! the matter is closed for good: the cluster's state holds what only that generation understands, a leader need not have heard from a
-//! member that is down, and nodes of an earlier version are refused at the door.
+//! A replica that cannot read a committed command passes over it, and its state is another one from there on. So a
+//! command of a newer generation ([`GENERATION`]) is taken only once every member has announced, in its greeting, that
+//! it knows it. With the first one applied the matter is closed for good: the cluster's state holds what only that
+//! generation understands, a leader need not have heard from a member that is down, and nodes of an earlier version
+//! are refused at the door.
 //!
 //! So far one thing is of generation 1: commands with idempotency keys.
 

@@ -1,7 +1,8 @@
-//! Who belongs: forming a cluster from empty nodes, taking in newcomers, and putting a new disk in the place of a lost one.
+//! Who belongs: forming a cluster from empty nodes, taking in newcomers, and putting a new disk in
+//! the place of a lost one.
 //!
-//! The rules are those of the protocol ("Identity, formation, forgetting"). This file decides when to ask the core for a change; whether a change is
-//! legal is the core's to say, and every change goes through the log.
+//! The rules are those of the protocol ("Identity, formation, forgetting"). This file decides when to ask the core for
+//! a change; whether a change is legal is the core's to say, and every change goes through the log.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use crate::handle::ChangeError;
 use crate::node::Ended;
 use crate::peer::Welcome;
 
-/// A node that has not introduced itself for this long does not count for forming a cluster: it may be gone. Nodes repeat themselves twice a
-/// second.
+/// A node that has not introduced itself for this long does not count for forming a cluster: it may be gone. Nodes
+/// repeat themselves twice a second.
 const INTRODUCTION_HOLDS: Duration = Duration::from_secs(3);
 
 /// Most learners: each costs the leader a pipeline.
@@ -48,7 +49,8 @@ impl Membership {
         self.heard = cluster;
     }
 
-    /// Remembers where the others are as soon as the log is durable up to `upto`, which holds the configuration that says so.
+    /// Remembers where the others are as soon as the log is durable up to `upto`, which holds the
+    /// configuration that says so.
     pub(super) fn remember_peers(&mut self, members: &[Member], me: &Member, upto: Index) {
         self.to_remember = Some((upto, members.iter().filter(|m| m.id != me.id).map(|m| m.peer.clone()).collect()));
     }
@@ -59,8 +61,9 @@ impl Membership {
 }
 
 impl Driver {
-    /// A blank node binds to the cluster whose first configuration it is about to store, durably, before it stores it. Here and now: nothing may
-    /// be written before, it happens once, and a blank node keeps nobody waiting. Whether it is bound; if not, nothing may be written.
+    /// A blank node binds to the cluster whose first configuration it is about to store, durably, before it stores it.
+    /// Here and now: nothing may be written before, it happens once, and a blank node keeps nobody waiting. Whether it
+    /// is bound; if not, nothing may be written.
     pub(super) fn bind_before_the_first_write(&mut self) -> bool {
         if self.cluster.is_some() && self.bound {
             return true;
@@ -159,7 +162,8 @@ impl Driver {
         if !self.bind_before_the_first_write() {
             return;
         }
-        // Nobody is dialed until the configuration is durable here: a founder that dies in between has told nobody, and starts over.
+        // Nobody is dialed until the configuration is durable here: a founder that dies in between has told
+        // nobody, and starts over.
         self.membership.founding = true;
         self.step(Input::Form(Box::new(config)));
     }
@@ -180,7 +184,8 @@ impl Driver {
         }
     }
 
-    /// Records this node's own addresses where they changed while it was away and it leads now: it cannot introduce itself to itself.
+    /// Records this node's own addresses where they changed while it was away and it leads now: it cannot
+    /// introduce itself to itself.
     pub(super) fn maybe_readdress_itself(&mut self) {
         if self.replica.role() != Role::Leader || !self.replica.config_committed() {
             return;
@@ -205,8 +210,8 @@ impl Driver {
             return self.ask_for(change, "its new addresses are being recorded");
         }
         if !blank && !self.replica.has_told(member.id) {
-            // It holds a log, and may have been removed while it was away. Once it has the log up to the configuration in force it sets its data aside, or it
-            // was never a member and asks again.
+            // It holds a log, and may have been removed while it was away. Once it has the log up to the configuration
+            // in force it sets its data aside, or it was never a member and asks again.
             self.world.met(&member);
             self.step(Input::Stray { peer: member.id });
             return (false, "no member, perhaps any more: it is sent the log, which says more".to_owned());
@@ -224,7 +229,8 @@ impl Driver {
         self.ask_for(change, "taken in as a learner")
     }
 
-    /// Whether a member was heard from within an election timeout. A new leader gives everyone that long to be heard from for the first time.
+    /// Whether a member was heard from within an election timeout. A new leader gives everyone that long to be heard
+    /// from for the first time.
     pub(super) fn is_live(&self, id: NodeId) -> bool {
         let just_elected = self.elected.is_some_and(|at| self.now - at < self.shared.options.election.1);
         let live = |p: quorum::Peer| p.live || (just_elected && p.heard.is_none());
@@ -313,7 +319,8 @@ impl Driver {
         }
     }
 
-    /// Writes down where the others are, so that a node that lost its log can find them again. After the configuration itself is durable.
+    /// Writes down where the others are, so that a node that lost its log can find them again. After the
+    /// configuration itself is durable.
     pub(super) fn write_down_peers(&mut self) {
         let durable = self.replica.durable();
         let Some((_, peers)) = self.membership.to_remember.take_if(|(upto, _)| *upto <= durable) else { return };

@@ -95,7 +95,8 @@ impl Driver {
         let Body::HeartbeatReply { round } = body else { return };
         let Some(began) = self.round_trips.round(*round) else { return };
         if !self.round_trips.seconds.contains_key(&from) {
-            // Names are few, but over the years not as few as members are: those of the past go, from what is scraped, too.
+            // Names are few, but over the years not as few as members are: those of the past go,
+            // from what is scraped, too.
             if self.round_trips.seconds.len() >= ROUND_TRIPS_MAX {
                 self.round_trips.seconds.clear();
                 self.shared.metrics.peer_round_trip_seconds.reset();
@@ -110,7 +111,8 @@ impl Driver {
     }
 }
 
-/// Rounds of heartbeats whose beginning is remembered, and members whose histogram is: enough for any answer that still says something.
+/// Rounds of heartbeats whose beginning is remembered, and members whose histogram is: enough for any answer
+/// that still says something.
 const ROUND_TRIPS_MAX: usize = 64;
 
 /// When the latest rounds of heartbeats of this reign began.

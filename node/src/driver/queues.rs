@@ -64,7 +64,8 @@ impl Queues {
         }
     }
 
-    /// Takes no more from clients, and tells those who still wait in the queue that certainly nothing was done for them.
+    /// Takes no more from clients, and tells those who still wait in the queue that certainly
+    /// nothing was done for them.
     pub(super) fn refuse_the_rest(&mut self) {
         self.asks.close();
         while let Ok(ask) = self.asks.try_recv() {

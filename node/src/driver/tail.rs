@@ -1,7 +1,9 @@
-//! The end of the log in memory: framed records that followers and the state still need, so that neither waits for the disk.
+//! The end of the log in memory: framed records that followers and the state still need, so that
+//! neither waits for the disk.
 //!
-//! Records are kept in the chunks they were written in: the very bytes that went to the WAL go to the followers. Old chunks leave once they are durable,
-//! applied, and the cache is over its bound; who needs them after that reads the log.
+//! Records are kept in the chunks they were written in: the very bytes that went to the WAL go to the
+//! followers. Old chunks leave once they are durable, applied, and the cache is over its bound; who needs them
+//! after that reads the log.
 
 use std::collections::VecDeque;
 

@@ -14,12 +14,13 @@ const MEMBERSHIP_EVERY: Duration = Duration::from_millis(100);
 /// How often the disk's free space is read.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the state is made durable in the engine if anything was applied, though the log is short. Rarely: what a restart has to replay
-/// is bounded by the log's length, and the longer hot keys stay in the overlay the less is written.
+/// How often the state is made durable in the engine if anything was applied, though the log is short.
+/// Rarely: what a restart has to replay is bounded by the log's length, and the longer hot keys stay in the
+/// overlay the less is written.
 const PERSIST_EVERY: Duration = Duration::from_secs(600);
 
-/// How long at least between two times that the state is made durable because of the log's length, so that a follower that holds up the
-/// cut does not have every overwrite written through to the engine.
+/// How long at least between two times that the state is made durable because of the log's length, so that a follower
+/// that holds up the cut does not have every overwrite written through to the engine.
 const PERSIST_REST: Duration = Duration::from_secs(3);
 
 /// A log this many times its bound is cut even if a live follower still needs it: that one gets a snapshot.
@@ -97,7 +98,8 @@ impl Driver {
         }
     }
 
-    /// The log's bound, a quarter more or less by the node's id: nodes with the same log would otherwise all drain at the same moment.
+    /// The log's bound, a quarter more or less by the node's id: nodes with the same log would otherwise all
+    /// drain at the same moment.
     fn log_bytes_max(&self) -> u64 {
         const STEPS: u64 = 64;
         let keep = self.shared.options.limits.log_keep_bytes;
@@ -148,7 +150,8 @@ impl Driver {
         }
     }
 
-    /// Whether this node has caught up: it has applied an entry of the current term and all that is committed, as far as it knows.
+    /// Whether this node has caught up: it has applied an entry of the current term and all that is
+    /// committed, as far as it knows.
     pub(super) fn note_readiness(&mut self) {
         let (commit, term) = (self.replica.commit(), self.replica.term());
         let settled = self.replica.role() == Role::Leader || self.replica.leader().is_some();

@@ -1,7 +1,7 @@
 //! The clients that wait: for each write in the log of this reign, who asked, when, and what it led to.
 //!
-//! A waiter is answered once its entry is applied and acknowledged (W copies, or more where it asked for more). Whoever is not answered in time, or when
-//! leadership is lost, is told that the outcome is unknown: never that it failed.
+//! A waiter is answered once its entry is applied and acknowledged (W copies, or more where it asked for more). Whoever
+//! is not answered in time, or when leadership is lost, is told that the outcome is unknown: never that it failed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -105,7 +105,8 @@ impl Waiters {
         }
     }
 
-    /// Answers everyone whose entry is applied and at most `acknowledged`; those who asked for more copies once `held_by` says so.
+    /// Answers everyone whose entry is applied and at most `acknowledged`; those who asked for more
+    /// copies once `held_by` says so.
     pub(crate) fn settle(
         &mut self,
         acknowledged: Index,

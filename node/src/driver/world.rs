@@ -1,6 +1,8 @@
-//! What a driver needs of the world around it, besides the log and the store: other nodes, work that waits for a disk, and ids nobody else has.
+//! What a driver needs of the world around it, besides the log and the store: other nodes, work that waits for a disk,
+//! and ids nobody else has.
 //!
-//! In a node that is the network and the runtime's threads ([`Real`]); a simulator has a world of its own, in which nothing happens by itself.
+//! In a node that is the network and the runtime's threads ([`Real`]); a simulator has a world of its own, in which
+//! nothing happens by itself.
 
 use std::io;
 use std::path::Path;

@@ -1,14 +1,16 @@
-//! What every parser of foreign bytes promises, as one function for each: any bytes go in, and a broken promise is a panic.
+//! What every parser of foreign bytes promises, as one function for each: any bytes go in, and a
+//! broken promise is a panic.
 //!
-//! The property tests beside this file and the fuzz targets in `fuzz/` call the very same functions, so that an input which a fuzzer found
-//! can be run as a test. A check stands next to the parser it is about, whose private parts it needs; this table names them all. None of
-//! it is in the program: the module exists for tests and with the feature `fuzzing`.
+//! The property tests beside this file and the fuzz targets in `fuzz/` call the very same functions, so that an
+//! input which a fuzzer found can be run as a test. A check stands next to the parser it is about, whose
+//! private parts it needs; this table names them all. None of it is in the program: the module exists for tests
+//! and with the feature `fuzzing`.
 //!
-//! Promises common to all: no panic, whatever the bytes; an error, or a value that survives being written and read again; the same result
-//! in whatever pieces a stream arrives; no memory taken for bytes that were only announced.
+//! Promises common to all: no panic, whatever the bytes; an error, or a value that survives being written and read
+//! again; the same result in whatever pieces a stream arrives; no memory taken for bytes that were only announced.
 //!
-//! Where pieces or modes matter, the first byte of an input chooses them: see each check. Where a checksum guards a parser, its highest bit says whether
-//! the checksums of the input are made right first ([`forged`]).
+//! Where pieces or modes matter, the first byte of an input chooses them: see each check. Where a checksum guards a
+//! parser, its highest bit says whether the checksums of the input are made right first ([`forged`]).
 
 #![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc, reason = "a check reports by panicking")]
 
@@ -78,8 +80,9 @@ pub(crate) fn fitted(length: u32, there_is: usize) -> u32 {
     if length <= there_is { length } else { length % (there_is + 1) }
 }
 
-/// The lowest seven bits of a byte, and whether the highest is set: by it an input asks that its checksums be made right. What no accident does, and a
-/// fuzzer hardly, is to get past a checksum; behind it parsers must keep their promises as well.
+/// The lowest seven bits of a byte, and whether the highest is set: by it an input asks that its checksums be
+/// made right. What no accident does, and a fuzzer hardly, is to get past a checksum; behind it parsers must
+/// keep their promises as well.
 pub(crate) fn forged(byte: u8) -> (u8, bool) {
     (byte & 0x7f, byte & 0x80 != 0)
 }
@@ -108,7 +111,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     })
 }
 
-/// What is said on a connection to whoever serves it, when this much is sent in pieces of `step` bytes and then no more.
+/// What is said on a connection to whoever serves it, when this much is sent in pieces of
+/// `step` bytes and then no more.
 pub(crate) fn through_a_socket(input: &[u8], step: usize, serve: impl AsyncFnOnce(TcpStream)) -> Vec<u8> {
     block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

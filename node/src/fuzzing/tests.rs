@@ -112,8 +112,9 @@ fn run(target: &Target) {
     });
 }
 
-/// What one check may hold at a time for so many bytes of input: its own copies and those of the parser, of the other implementation and
-/// of texts in errors; and the room that serde makes ahead for a list, whatever its length says: a mebibyte at most.
+/// What one check may hold at a time for so many bytes of input: its own copies and those of the parser, of the
+/// other implementation and of texts in errors; and the room that serde makes ahead for a list, whatever its length
+/// says: a mebibyte at most.
 fn allowance(input: usize) -> u64 {
     (2 << 20) + 256 * input as u64
 }

@@ -1,5 +1,5 @@
-//! What writes, reads and changes may ask for, and how each may end: one enum of errors per operation, which the faces turn into their own
-//! codes and `forward` takes across to another node.
+//! What writes, reads and changes may ask for, and how each may end: one enum of errors per operation, which the faces
+//! turn into their own codes and `forward` takes across to another node.
 
 use quorum::{Member, Refusal};
 
@@ -29,13 +29,15 @@ pub struct Written {
     pub revision: u64,
     /// The term it was written in.
     pub term: u64,
-    /// The voters that held it durably when it was acknowledged. The leader counts like any other: as soon as its own disk has it.
+    /// The voters that held it durably when it was acknowledged. The leader counts like any other: as
+    /// soon as its own disk has it.
     pub copies: usize,
-    /// How many of them were followers: all, or all but the leader. Of a write that was passed on only the copies are told, and this is at least how many.
+    /// How many of them were followers: all, or all but the leader. Of a write that was passed on only the copies are
+    /// told, and this is at least how many.
     #[serde(skip)]
     pub followers: usize,
-    /// Whether it was done before, at that revision, under the same idempotency key. Told between nodes by `forward`, apart from the rest:
-    /// a version without it reads the rest alike.
+    /// Whether it was done before, at that revision, under the same idempotency key. Told between nodes by `forward`,
+    /// apart from the rest: a version without it reads the rest alike.
     #[serde(skip)]
     pub repeated: bool,
 }

@@ -1,7 +1,8 @@
 //! What a node holds of requests that are still arriving, all connections of its faces together.
 //!
-//! Each connection is bounded, and so is their number; but thousands of clients that each stop within a large value would together hold more memory than
-//! a machine has. Small requests are not counted: they lie in buffers that every connection has anyway.
+//! Each connection is bounded, and so is their number; but thousands of clients that each stop within a large value
+//! would together hold more memory than a machine has. Small requests are not counted: they lie in buffers that
+//! every connection has anyway.
 //!
 //! Before: `http::request`, `tcp::session`. After: nothing; who finds no room answers that the node is overloaded.
 
@@ -21,7 +22,8 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Twice what may be under way afterwards, and at least twice the largest command: who sends at an ordinary pace is through before that is full.
+    /// Twice what may be under way afterwards, and at least twice the largest command: who sends at an ordinary pace is
+    /// through before that is full.
     pub(super) fn new(limits: &Limits) -> Arc<Intake> {
         let most = limits.in_flight_bytes.max(limits.command_bytes()).saturating_mul(2);
         Arc::new(Intake { held: AtomicUsize::new(0), most })
@@ -40,7 +42,8 @@ impl Held {
         Held { intake: Arc::clone(intake), bytes: 0 }
     }
 
-    /// Holds so many bytes from now on, in place of what was held. `false` if there is no room for them: then nothing changes.
+    /// Holds so many bytes from now on, in place of what was held. `false` if there is no room for
+    /// them: then nothing changes.
     pub(crate) fn hold(&mut self, bytes: usize) -> bool {
         let bytes = if bytes > FREE_BYTES { bytes } else { 0 };
         if bytes > self.bytes {

@@ -40,7 +40,8 @@ impl Shared {
         self.state.load().cluster.map(|id| id.to_string()).unwrap_or_default()
     }
 
-    /// What a node shares from its start on, and the driver's ends of it: what it is asked, and where it tells what is applied.
+    /// What a node shares from its start on, and the driver's ends of it: what it is asked, and where
+    /// it tells what is applied.
     pub(crate) fn begin(
         options: NodeOptions,
         me: Member,
@@ -70,8 +71,9 @@ impl Shared {
     }
 }
 
-/// Whether the node is held still. Its driver takes no further turn and its faces answer nothing, while connections stay open and what arrives waits in the
-/// sockets: to the others it looks like a process that was stopped with SIGSTOP, though it shares its own with them (`quorate local`).
+/// Whether the node is held still. Its driver takes no further turn and its faces answer nothing, while connections
+/// stay open and what arrives waits in the sockets: to the others it looks like a process that was stopped with
+/// SIGSTOP, though it shares its own with them (`quorate local`).
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     on: AtomicBool,

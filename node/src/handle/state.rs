@@ -1,4 +1,5 @@
-//! What a node knows of itself and its cluster, for whoever looks: put together by `driver/publish.rs` at the end of a turn, read by the faces.
+//! What a node knows of itself and its cluster, for whoever looks: put together by `driver/publish.rs` at the end of a
+//! turn, read by the faces.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ pub struct NodeState {
     pub cluster: Option<ClusterId>,
     /// The configuration in force; `None` on a blank node.
     pub config: Option<SharedConfig>,
-    /// Whether it is on its way to another, and so takes no further change: joint or, as only a leader knows, not committed yet.
+    /// Whether it is on its way to another, and so takes no further change: joint or, as only a leader
+    /// knows, not committed yet.
     pub changing: bool,
     /// Commit index.
     pub commit: Index,

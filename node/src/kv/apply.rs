@@ -1,7 +1,8 @@
 //! What a command does to the state: the replicated state machine.
 //!
-//! Deterministic: the outcome depends on the state and the command's bytes alone, on every replica. It writes the active table and nothing
-//! else, and waits for nothing but, on a key that neither overlay nor prefetch knows, one read of the engine.
+//! Deterministic: the outcome depends on the state and the command's bytes alone, on every replica. It writes
+//! the active table and nothing else, and waits for nothing but, on a key that neither overlay nor prefetch
+//! knows, one read of the engine.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,8 +18,8 @@ use super::once::Rows;
 use super::overlay::{HeadCache, KeyHead, Map, Tables, Version, cost};
 use super::value::Value;
 
-/// Values up to this size are copied out of the payload: a small value would otherwise keep a whole network frame alive for as long as it
-/// sits in the overlay. Copying this much takes a few microseconds.
+/// Values up to this size are copied out of the payload: a small value would otherwise keep a whole network frame alive
+/// for as long as it sits in the overlay. Copying this much takes a few microseconds.
 const COPIED_VALUE_BYTES_MAX: usize = 32 << 10;
 
 /// One command being applied.
@@ -39,20 +40,23 @@ pub(super) struct Applying<'a> {
 
 /// What is known of a key before a write.
 ///
-/// A drain that was interrupted leaves the engine with some keys ahead of its position: each at the state after its last write up to
-/// [`Meta::ahead`](super::engine::Meta), with that write's revision, in the item or in a grave. When the entries from the position on are
-/// applied again, every command acts on each of its keys by that key's state alone, and at entry `i` a key is in one of two cases:
+/// A drain that was interrupted leaves the engine with some keys ahead of its position: each at the state after its
+/// last write up to [`Meta::ahead`](super::engine::Meta), with that write's revision, in the item or in a grave. When
+/// the entries from the position on are applied again, every command acts on each of its keys by that key's state
+/// alone, and at entry `i` a key is in one of two cases:
 ///
-/// * The engine has it at a revision of `i` or later: the effect of `i` is in that state already, or was overwritten since. It is skipped,
-///   which changes neither the key nor the count.
-/// * The engine has it as it was after its last write before `i`, or as it was after an earlier write, and then what wrote it since has been
-///   applied again, on the same state as the first time. So `i` finds the state it found then, and does what it did then.
+/// * The engine has it at a revision of `i` or later: the effect of `i` is in that state already, or was overwritten
+///   since. It is skipped, which changes neither the key nor the count.
+/// * The engine has it as it was after its last write before `i`, or as it was after an earlier write, and then what
+///   wrote it since has been applied again, on the same state as the first time. So `i` finds the state it found then,
+///   and does what it did then.
 ///
-/// So with the entry `ahead` the state is exactly that of its revision, also if a drain in between was interrupted as well. The count that
-/// an engine keeps is that of the keys in it at every batch, whole or not, and a skipped write adds nothing; so it comes out exact too.
-/// Outcomes of skipped writes mean nothing: they were answered long ago, and where one is remembered it is in a row that came before the
-/// effect ([`Rows::foretold`]). An engine may even be ahead of the log (power was lost after the
-/// engine's sync and before the log's): what was applied is committed, so the same entries come again from the leader and are found done.
+/// So with the entry `ahead` the state is exactly that of its revision, also if a drain in between was interrupted as
+/// well. The count that an engine keeps is that of the keys in it at every batch, whole or not, and a skipped write
+/// adds nothing; so it comes out exact too. Outcomes of skipped writes mean nothing: they were answered long ago, and
+/// where one is remembered it is in a row that came before the effect ([`Rows::foretold`]). An engine may even be ahead
+/// of the log (power was lost after the engine's sync and before the log's): what was applied is committed, so the same
+/// entries come again from the leader and are found done.
 #[derive(Clone, Copy)]
 enum Known {
     /// Its state.
@@ -168,7 +172,8 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// What is known of a key, from the nearest place that knows it. What the overlay has was written by this run of the node, in order.
+    /// What is known of a key, from the nearest place that knows it. What the overlay has was written by this
+    /// run of the node, in order.
     fn known(&mut self, key: &[u8]) -> Result<Known, EngineError> {
         if let Some(version) = self.map.get(key) {
             return Ok(Known::Here(version.item.as_ref().map(KeyHead::of)));
@@ -193,7 +198,8 @@ impl<'a> Applying<'a> {
         if let Some(known) = self.heads.take(key) {
             return Ok(known);
         }
-        // Nobody else writes the table, so it may be let go meanwhile: readers of other keys need not wait for the disk.
+        // Nobody else writes the table, so it may be let go meanwhile: readers of other keys
+        // need not wait for the disk.
         let engine = &self.tables.engine;
         let item = RwLockWriteGuard::unlocked(&mut self.map, || engine.get(key))?;
         Ok(item.as_ref().map(KeyHead::of))
@@ -251,8 +257,8 @@ impl<'a> Applying<'a> {
     }
 }
 
-/// Drops from a chain the versions that no view shows any more; returns the bytes that frees. Each version is shown to the views from its
-/// revision up to that of the write after it.
+/// Drops from a chain the versions that no view shows any more; returns the bytes that frees. Each version is shown to
+/// the views from its revision up to that of the write after it.
 fn prune(key: &[u8], older: &mut Option<Box<Version>>, until: u64, views: &BTreeMap<u64, usize>) -> isize {
     let (mut place, mut until, mut freed) = (older, until, 0);
     while let Some(mut version) = place.take() {

@@ -1,10 +1,11 @@
 //! What the log carries: commands, and what they lead to.
 //!
-//! A command holds everything its effect depends on; applying it reads no clock and draws no random number. Encoded once, on the
-//! node that took the request; the very bytes go to every disk.
+//! A command holds everything its effect depends on; applying it reads no clock and draws no random number. Encoded
+//! once, on the node that took the request; the very bytes go to every disk.
 //!
-//! The format: a version byte, an operation byte, then the operation's fields, numbers little-endian, keys behind a 16-bit length. The last
-//! field of a command on one key has no length: it is the rest. Whatever does not fit exactly is no command, on every replica alike.
+//! The format: a version byte, an operation byte, then the operation's fields, numbers little-endian, keys behind a
+//! 16-bit length. The last field of a command on one key has no length: it is the rest. Whatever does not fit exactly
+//! is no command, on every replica alike.
 //!
 //! A command with an idempotency key is a command around another: stamp, key, and as the rest the other's bytes.
 
@@ -26,15 +27,16 @@ const ONCE: u8 = 6;
 /// Where the stamp of a command with an idempotency key lies: behind version and operation.
 const STAMP_AT: std::ops::Range<usize> = 2..10;
 
-/// The longest key the format takes. Far above what faces accept (`limits.key_bytes`), and below the 64 KiB at which the engine would
-/// panic: a constant, because every replica must judge a command alike.
+/// The longest key the format takes. Far above what faces accept (`limits.key_bytes`), and below the 64 KiB at which
+/// the engine would panic: a constant, because every replica must judge a command alike.
 pub const KEY_BYTES_MAX: usize = 32 << 10;
 
-/// The longest idempotency key. A UUID has 36 bytes, and a digest in hexadecimal 64; every one that is remembered is held in memory.
+/// The longest idempotency key. A UUID has 36 bytes, and a digest in hexadecimal 64; every one that is
+/// remembered is held in memory.
 pub const REQUEST_KEY_BYTES_MAX: usize = 128;
 
-/// The generation of commands that this version understands: 0 had none with idempotency keys, 1 has. A node announces it to the others, so
-/// that none is written that some member could not apply.
+/// The generation of commands that this version understands: 0 had none with idempotency keys, 1 has. A node announces
+/// it to the others, so that none is written that some member could not apply.
 pub const GENERATION: u16 = 1;
 
 /// A change of the data.
@@ -147,7 +149,8 @@ pub(super) enum Parsed<'a> {
 pub(super) struct Once<'a> {
     pub(super) key: &'a [u8],
     pub(super) stamped: u64,
-    /// The length of what is to be done and its CRC-32: tells two requests under one key apart but for one time in four billion.
+    /// The length of what is to be done and its CRC-32: tells two requests under one key apart but for
+    /// one time in four billion.
     pub(super) request: u64,
     /// What is to be done.
     pub(super) command: &'a [u8],
@@ -275,7 +278,8 @@ impl Command {
         Command::Once { key, stamped: 0, command: Box::new(self) }
     }
 
-    /// The bytes that go into the log. Keys must be of 1 to [`KEY_BYTES_MAX`] bytes: the bytes of another command are no command.
+    /// The bytes that go into the log. Keys must be of 1 to [`KEY_BYTES_MAX`] bytes: the bytes of
+    /// another command are no command.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.size_hint());

@@ -1,14 +1,15 @@
 //! The replicated data: commands, the state they lead to, and the engine that keeps it.
 //!
-//! A write comes from the driver, once committed, in log order: [`Store::apply_command`] changes the *overlay*, an ordered table in memory,
-//! and that is all a write ever waits for. A thread drains the overlay into the *engine*, a table at a time and each in pieces, the last of
-//! which moves the engine's log position; the log may be cut up to what [`Store::persist`] returns. Reads merge overlay and engine.
+//! A write comes from the driver, once committed, in log order: [`Store::apply_command`] changes the *overlay*, an
+//! ordered table in memory, and that is all a write ever waits for. A thread drains the overlay into the *engine*, a
+//! table at a time and each in pieces, the last of which moves the engine's log position; the log may be cut up to what
+//! [`Store::persist`] returns. Reads merge overlay and engine.
 //!
-//! Layers, newest first: active table, frozen table (while it drains), engine. A [`View`] pins all three at one revision; the versions that
-//! it shows stay until it is dropped.
+//! Layers, newest first: active table, frozen table (while it drains), engine. A [`View`] pins all three at one
+//! revision; the versions that it shows stay until it is dropped.
 //!
-//! Nothing here is ever acknowledged to anyone, and nothing reads a clock: apply is deterministic. Before: the driver. After: the engine's
-//! disk, off the acknowledgement path.
+//! Nothing here is ever acknowledged to anyone, and nothing reads a clock: apply is deterministic. Before: the driver.
+//! After: the engine's disk, off the acknowledgement path.
 
 mod apply;
 mod command;

@@ -1,17 +1,19 @@
 //! Commands that are done once: what is remembered of those that came with an idempotency key.
 //!
-//! A client that was told nothing, or "unknown", hands its request in again under the same key. The first time the command is done, and a
-//! [`Row`] keeps what it led to; the second time nothing is done and the row is the answer. Rows are part of the replicated state: what is
-//! remembered depends on the log alone, so every replica answers a retry alike, whoever leads then.
+//! A client that was told nothing, or "unknown", hands its request in again under the same key. The first time the
+//! command is done, and a [`Row`] keeps what it led to; the second time nothing is done and the row is the answer. Rows
+//! are part of the replicated state: what is remembered depends on the log alone, so every replica answers a retry
+//! alike, whoever leads then.
 //!
-//! *Bounds.* A row is forgotten only when another is added: once [`ROWS_MAX`] are newer, or one that was stamped [`REMEMBERED_FOR`] later.
-//! Time is what the leader stamped on the entry, and never goes back: a row's stamp is at least that of the row before. So the rows in force
-//! at an index are the newest of those up to it, and which these are can be told from the rows themselves; to change a bound is to change
-//! the state machine.
+//! *Bounds.* A row is forgotten only when another is added: once [`ROWS_MAX`] are newer, or one that was stamped
+//! [`REMEMBERED_FOR`] later. Time is what the leader stamped on the entry, and never goes back: a row's stamp is at
+//! least that of the row before. So the rows in force at an index are the newest of those up to it, and which these are
+//! can be told from the rows themselves; to change a bound is to change the state machine.
 //!
-//! *On the disk.* Rows go into the engine by revision, those of a drain before any of its keys, and what is forgotten leaves with or after
-//! the last piece. So after a crash in the middle of a drain the engine has every row that was in force at its position, and of each command
-//! whose effect may be there already the row that says what it led to: see [`Rows::foretold`].
+//! *On the disk.* Rows go into the engine by revision, those of a drain before any of its keys, and what is
+//! forgotten leaves with or after the last piece. So after a crash in the middle of a drain the engine has every row
+//! that was in force at its position, and of each command whose effect may be there already the row that says what
+//! it led to: see [`Rows::foretold`].
 //!
 //! Before: `apply`. After: `store::drain`, `transfer`.
 
@@ -27,17 +29,20 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Once, Outcome, REQUEST_KEY_BYTES_MAX};
 
-/// Most rows in force. At ten thousand such writes a second a client has ten seconds to ask again, twice the time after which it is told
-/// "unknown"; with keys of 36 bytes they take some 25 MB of memory.
+/// Most rows in force. At ten thousand such writes a second a client has ten seconds to ask again, twice the time after
+/// which it is told "unknown"; with keys of 36 bytes they take some 25 MB of memory.
 pub const ROWS_MAX: usize = 100_000;
 
-/// How long a row is in force at least, if no more than [`ROWS_MAX`] come after it: longer than any failover, or a person who looks.
+/// How long a row is in force at least, if no more than [`ROWS_MAX`] come after it: longer than any
+/// failover, or a person who looks.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Most rows taken out of the engine in one batch: with 9 bytes of key each, a small part of a piece. The others go with later drains.
+/// Most rows taken out of the engine in one batch: with 9 bytes of key each, a small part of a piece. The
+/// others go with later drains.
 const FORGOTTEN_PER_BATCH: usize = 8_192;
 
-/// What a row costs in the overlay and in memory beyond its key, reckoned: two handles, a slot of the set, the allocator's share.
+/// What a row costs in the overlay and in memory beyond its key, reckoned: two handles, a slot of the
+/// set, the allocator's share.
 const ROW_BYTES: usize = 200;
 
 /// The version of a row's bytes.
@@ -94,7 +99,8 @@ impl PartialEq for ByKey {
 
 impl Eq for ByKey {}
 
-/// The rows in force, and what the engine does not know of them yet. Empty, it costs nothing, and no command without a key looks at it.
+/// The rows in force, and what the engine does not know of them yet. Empty, it costs nothing, and no command
+/// without a key looks at it.
 #[derive(Default)]
 pub(super) struct Rows {
     /// By revision.
@@ -144,8 +150,8 @@ impl Rows {
         self.in_force.len()
     }
 
-    /// What the command at this entry led to, if its effect may be in the engine already. Applying it again tells no outcome then: the keys
-    /// it looks at may be beyond it.
+    /// What the command at this entry led to, if its effect may be in the engine already. Applying it again tells no
+    /// outcome then: the keys it looks at may be beyond it.
     pub(super) fn foretold(&self, revision: u64, key: &[u8]) -> Option<&Outcome> {
         self.foretold.get(&revision).filter(|row| row.key == key).map(|row| &row.outcome)
     }
@@ -181,8 +187,8 @@ impl Rows {
         self.in_force.push_back(row);
     }
 
-    /// What a drain that begins now takes with it. `engine` is the engine's position: what came in after it is not taken out by this drain
-    /// but by a later one, so that no batch both adds a row and removes it.
+    /// What a drain that begins now takes with it. `engine` is the engine's position: what came in after it is not
+    /// taken out by this drain but by a later one, so that no batch both adds a row and removes it.
     pub(super) fn leave(&mut self, engine: u64) -> Moving {
         let gone = self.forgotten.partition_point(|revision| *revision <= engine).min(FORGOTTEN_PER_BATCH);
         Moving { added: std::mem::take(&mut self.fresh), forgotten: self.forgotten.drain(..gone).collect() }

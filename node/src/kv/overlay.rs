@@ -1,7 +1,8 @@
 //! The overlay: what is applied but not yet in the engine, ordered, in memory.
 //!
-//! A table maps each key to its newest version; a tombstone is a version without an item. Older versions stay behind the newest only while a
-//! view that shows them is held, so hot keys are absorbed: overwritten in place as often as they like before a drain.
+//! A table maps each key to its newest version; a tombstone is a version without an item. Older versions stay behind
+//! the newest only while a view that shows them is held, so hot keys are absorbed: overwritten in place as often as
+//! they like before a drain.
 //!
 //! Before: `apply`, the only writer. After: the drain, which hands a frozen table to the engine, piece by piece.
 
@@ -16,11 +17,12 @@ use parking_lot::{Mutex, RwLock};
 use super::Item;
 use super::engine::Engine;
 
-/// What a table's entry costs beyond its key and value, reckoned: 104 bytes of key handle and version in a map node two thirds full, and the
-/// allocator's share of two allocations.
+/// What a table's entry costs beyond its key and value, reckoned: 104 bytes of key handle and version in a map node two
+/// thirds full, and the allocator's share of two allocations.
 const ENTRY_BYTES: usize = 192;
 
-/// Heads that wait for their command. More than the writes that may be under way (`limits.in_flight_writes`) touch one key each.
+/// Heads that wait for their command. More than the writes that may be under way
+/// (`limits.in_flight_writes`) touch one key each.
 const CACHED_HEADS_MAX: usize = 64 << 10;
 
 /// One write of one key.
@@ -30,7 +32,8 @@ pub(super) struct Version {
     pub(super) revision: u64,
     /// `None`: deleted.
     pub(super) item: Option<Item>,
-    /// Whether the key existed in the layers below before its first write here: what draining it does to the engine's count.
+    /// Whether the key existed in the layers below before its first write here: what draining it
+    /// does to the engine's count.
     pub(super) existed: bool,
     /// The write before it that a view still shows.
     pub(super) older: Option<Box<Version>>,
@@ -91,7 +94,8 @@ impl Table {
         self.map.read().contains_key(key)
     }
 
-    /// Up to `most` entries from a bound on, as a view of this revision sees them, and whether the table goes on behind them.
+    /// Up to `most` entries from a bound on, as a view of this revision sees them, and whether the
+    /// table goes on behind them.
     pub(super) fn chunk(&self, from: Bound<&[u8]>, revision: u64, most: usize) -> Chunk {
         let map = self.map.read();
         let mut entries = Vec::with_capacity(most);
@@ -116,8 +120,8 @@ pub(super) struct Chunk {
     pub(super) resume: Option<Bytes>,
 }
 
-/// The layers that make up the state, newest first. Replaced as a whole, so that nobody ever sees a key in neither of two layers between
-/// which it moves.
+/// The layers that make up the state, newest first. Replaced as a whole, so that nobody ever sees a key in neither of
+/// two layers between which it moves.
 pub(super) struct Tables {
     pub(super) active: Arc<Table>,
     pub(super) frozen: Option<Arc<Table>>,
@@ -170,8 +174,9 @@ fn as_number(data: &[u8]) -> Option<i64> {
 
 /// Heads read from the engine ahead of the commands that need them.
 ///
-/// An entry is what the engine holds of a key that was in neither table. It turns stale only when a drain puts a newer write of the key into
-/// the engine; so a drain empties the cache before it drops its table, and a head that was read before that is not let in after it.
+/// An entry is what the engine holds of a key that was in neither table. It turns stale only when a drain puts a newer
+/// write of the key into the engine; so a drain empties the cache before it drops its table, and a head that was read
+/// before that is not let in after it.
 #[derive(Default)]
 pub(super) struct HeadCache(Mutex<Cached>);
 

@@ -1,9 +1,11 @@
-//! Reads for tasks: on the spot while the engine finds things in memory, on a thread that may wait while it has to ask the disk.
+//! Reads for tasks: on the spot while the engine finds things in memory, on a thread that may wait
+//! while it has to ask the disk.
 //!
-//! A read of what is in memory takes microseconds, less than handing it to another thread would. A read of the disk takes a hundred of them
-//! or, on a busy or turning disk, ten thousand; and the thread it holds up runs other tasks, the driver among them. Which it will be cannot
-//! be told beforehand; but when the data is larger than memory one slow read is followed by others. So a slow one sends those after it
-//! elsewhere until enough of them in a row were fast. Before: the faces. After: `store`.
+//! A read of what is in memory takes microseconds, less than handing it to another thread would. A read of the disk
+//! takes a hundred of them or, on a busy or turning disk, ten thousand; and the thread it holds up runs other tasks,
+//! the driver among them. Which it will be cannot be told beforehand; but when the data is larger than memory one slow
+//! read is followed by others. So a slow one sends those after it elsewhere until enough of them in a row were fast.
+//! Before: the faces. After: `store`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,8 +17,8 @@ use super::{Command, Item, Store, StoreError};
 /// A read that takes this long came from a disk, or the thread lost its processor meanwhile.
 const SLOW: Duration = Duration::from_micros(500);
 
-/// So many reads in a row must be fast before they are done on the spot again. A thread that merely lost its processor costs no more than
-/// handing over this many.
+/// So many reads in a row must be fast before they are done on the spot again. A thread that merely lost its processor
+/// costs no more than handing over this many.
 const STREAK: u32 = 16;
 
 /// How many reads are still done elsewhere.
@@ -53,7 +55,8 @@ impl Store {
         self.elsewhere(move |store| store.try_get(&key)).await?
     }
 
-    /// As [`Store::prefetch`], for tasks that are about to hand a command in: does nothing while that is fast, for handing in does it anyway.
+    /// As [`Store::prefetch`], for tasks that are about to hand a command in: does nothing while that is fast, for
+    /// handing in does it anyway.
     pub async fn prepare(&self, command: &Command) {
         if self.slow().is_on() {
             let command = command.clone();

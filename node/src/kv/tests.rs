@@ -1,4 +1,5 @@
-//! The store as a whole: what it shows, against a model and under concurrent drains; what survives; what a snapshot carries.
+//! The store as a whole: what it shows, against a model and under concurrent drains; what survives;
+//! what a snapshot carries.
 
 mod failing;
 mod once;
@@ -625,7 +626,8 @@ proptest! {
     #[test]
     fn a_store_in_memory_shows_what_the_model_shows(steps in steps()) {
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-        // An installed state lives in an engine of its own, so this one cannot be reopened after it: reopen only persists.
+        // An installed state lives in an engine of its own, so this one cannot be reopened after
+        // it: reopen only persists.
         follow_model(&steps, Store::on_shared(engine), &|store| store);
     }
 }

@@ -1,10 +1,10 @@
 //! The whole state as a stream of chunks, for a node that needs entries the log no longer has, and for backups.
 //!
-//! A chunk: format version, flags (first, last), CRC of everything else, sequence number, the exported position; then a body. The first
-//! body is the meta record, the last holds totals; those between hold first the rows of commands with idempotency keys, if there are any,
-//! in the order of their revisions, then items in ascending key order. The receiving side believes nothing: a
-//! chunk that is damaged, out of order, of another export, or whose items are out of order, ends the import, and an import counts only once
-//! its last chunk has agreed with the totals.
+//! A chunk: format version, flags (first, last), CRC of everything else, sequence number, the exported position; then a
+//! body. The first body is the meta record, the last holds totals; those between hold first the rows of commands with
+//! idempotency keys, if there are any, in the order of their revisions, then items in ascending key order. The
+//! receiving side believes nothing: a chunk that is damaged, out of order, of another export, or whose items are out of
+//! order, ends the import, and an import counts only once its last chunk has agreed with the totals.
 
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use super::view::{Scan, View};
 use super::wire::Reader;
 use super::{Entry, StoreError};
 
-/// Items are put into a chunk until it has this many bytes: large enough that framing does not count, small enough for the peers' queues.
+/// Items are put into a chunk until it has this many bytes: large enough that framing does not count, small
+/// enough for the peers' queues.
 const CHUNK_BYTES: usize = 256 << 10;
 
 const VERSION: u8 = 1;
@@ -302,7 +303,8 @@ fn read_entry(reader: &mut Reader<'_>) -> Option<Entry> {
     Some((Bytes::copy_from_slice(key), item))
 }
 
-/// A received state, durable, waiting to be [installed](super::Store::install). Dropped instead, it leaves nothing behind.
+/// A received state, durable, waiting to be [installed](super::Store::install). Dropped instead,
+/// it leaves nothing behind.
 pub struct Imported {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) meta: Meta,
@@ -323,7 +325,8 @@ impl Imported {
     }
 }
 
-/// The chunk with the checksum that its bytes should have, for [`super::fuzzing`]: what a sender with a fault might send.
+/// The chunk with the checksum that its bytes should have, for [`super::fuzzing`]: what a sender
+/// with a fault might send.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn with_checksum(chunk: Bytes) -> Bytes {
     let mut bytes = chunk.to_vec();

@@ -74,7 +74,8 @@ impl Value {
         serde_json::from_str(text).map_or_else(|_| Value::text(text), Value::from_json)
     }
 
-    /// What a JSON face shows: text as a string, JSON as itself, bytes as a string where they are UTF-8 and as `{"base64": …}` where not.
+    /// What a JSON face shows: text as a string, JSON as itself, bytes as a string where they are UTF-8 and as
+    /// `{"base64": …}` where not.
     #[must_use]
     pub fn to_json(&self) -> Json {
         if self.kind == ValueKind::Json

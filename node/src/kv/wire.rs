@@ -1,4 +1,5 @@
-//! Reading numbers and fields out of bytes that may be anything: every length is checked, nothing panics, nothing is allocated.
+//! Reading numbers and fields out of bytes that may be anything: every length is checked, nothing
+//! panics, nothing is allocated.
 
 /// What is left to read. Every method takes from the front, or takes nothing and says `None`.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! What the process takes: memory, descriptors, threads and CPU time, under the names that every program's have.
 //!
-//! The library's collector counts CPU time in whole seconds, so that its rate over a few seconds jumps between 0 and 1: here it comes from the clock
-//! of the process.
+//! The library's collector counts CPU time in whole seconds, so that its rate over a few seconds jumps between 0 and 1:
+//! here it comes from the clock of the process.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;

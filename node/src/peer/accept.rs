@@ -1,7 +1,7 @@
 //! Connections that others made: reading messages into events, and calls' answers back.
 //!
-//! What does not fit into the driver's queue stays unread: only that connection waits, and its sender notices. Garbage ends the
-//! connection, never more than that.
+//! What does not fit into the driver's queue stays unread: only that connection waits, and its sender notices. Garbage
+//! ends the connection, never more than that.
 //!
 //! Before: [`super::handshake`]. After: the driver, through [`PeerEvent`].
 
@@ -25,8 +25,8 @@ use super::snapshot::{self, SnapshotStore};
 use super::wire::{self, INTRODUCE, Incoming, WELCOME};
 use super::{CallError, Introduction, PeerEvent};
 
-/// Room made before each read of a bulk connection: what one system call may bring. Records are kept where they were read, so
-/// this is also what one of them can keep alive.
+/// Room made before each read of a bulk connection: what one system call may bring. Records are kept where they were
+/// read, so this is also what one of them can keep alive.
 const READ_BULK: usize = 256 << 10;
 
 /// Likewise for control connections, which carry tens of bytes at a time.

@@ -1,8 +1,10 @@
-//! One lane to one peer, from the dialing side: the queue the driver puts into, the task that keeps a connection and writes.
+//! One lane to one peer, from the dialing side: the queue the driver puts into, the task that keeps
+//! a connection and writes.
 //!
-//! Putting never waits. While there is no connection, messages are kept only during the first attempt at one; then they are
-//! dropped, since what is old is of no use to the protocol. When a connection breaks, [`PeerEvent::Unreachable`](super::PeerEvent)
-//! says so once, and every call gets its answer: lost if it was written, not sent if it was still waiting.
+//! Putting never waits. While there is no connection, messages are kept only during the first attempt at one; then they
+//! are dropped, since what is old is of no use to the protocol. When a connection breaks,
+//! [`PeerEvent::Unreachable`](super::PeerEvent) says so once, and every call gets its answer: lost if it was written,
+//! not sent if it was still waiting.
 //!
 //! Before: [`super::network`]. After: [`super::accept`] at the other end.
 
@@ -28,8 +30,8 @@ use super::{CallError, Records};
 /// What one message counts besides its records: what bounds the memory of many small ones.
 const MESSAGE_COST: usize = 128;
 
-/// Bytes taken from the queue for one turn of the writer: enough that system calls do not count, little enough that what is being
-/// written stays small beside the queue.
+/// Bytes taken from the queue for one turn of the writer: enough that system calls do not count, little enough that
+/// what is being written stays small beside the queue.
 const TURN_BYTES: usize = 1 << 20;
 
 /// Pieces at least this long are written from where they are; shorter ones are cheaper copied than listed.
@@ -290,7 +292,8 @@ impl Lane {
         std::mem::take(&mut queue.dropped)
     }
 
-    /// The connection is gone (`Dialing`: another attempt is made at once) or did not come about. Everything under way is over.
+    /// The connection is gone (`Dialing`: another attempt is made at once) or did not come about.
+    /// Everything under way is over.
     fn reset(&self, state: State) {
         let mut queue = self.queue.lock();
         queue.state = state;
@@ -381,7 +384,8 @@ pub(super) async fn keep(shared: Arc<Shared>, peer: Arc<Peer>, lane: Arc<Lane>) 
                 }
                 shared.report_unreachable(peer.id);
                 let why = format!("connection to node {} at {at} ended: {why}", peer.id);
-                // While a cluster forms, one side after the other is bound to it and says hello once more: nothing to be told of.
+                // While a cluster forms, one side after the other is bound to it and says hello once
+                // more: nothing to be told of.
                 if accepted.cluster.is_none() || *peer.address.borrow() != at {
                     tracing::debug!("{why}");
                 } else {
@@ -442,8 +446,8 @@ async fn serve(
     }
 }
 
-/// Resolves when this node is bound to another cluster than the one the other side named in the handshake. A side that named none may
-/// have been bound elsewhere since: it has to say hello again.
+/// Resolves when this node is bound to another cluster than the one the other side named in the handshake. A side that
+/// named none may have been bound elsewhere since: it has to say hello again.
 pub(super) async fn outbound(binding: &mut watch::Receiver<Option<ClusterId>>, theirs: Option<ClusterId>) {
     loop {
         if binding.changed().await.is_err() {
@@ -526,8 +530,8 @@ async fn write_turn(shared: &Arc<Shared>, lane: &Lane, write: &mut OwnedWriteHal
 async fn read_log(shared: &Arc<Shared>, message: &Message, from: Index, to: Index, bytes: usize) -> Option<Vec<Bytes>> {
     let log = shared.log.clone();
     let read = tokio::task::spawn_blocking(move || log.read(from, to, bytes)).await;
-    // Checked after the read: the driver lowers the term before it lets anything be truncated, so what was read under the same term
-    // is what the leader of that term has there.
+    // Checked after the read: the driver lowers the term before it lets anything be truncated, so what was read under
+    // the same term is what the leader of that term has there.
     if !shared.leads(message.term) {
         return None;
     }

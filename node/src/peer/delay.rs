@@ -1,9 +1,10 @@
 //! The simulated delay: a line of points in time at which a lane has something to send.
 //!
-//! Each append with entries gets a time before which it does not leave; the lane keeps the message, this line only wakes the lane when
-//! the time has come. So a thousand appends wait side by side and none caps the others. A thread of its own, because the runtime's
-//! timer counts in milliseconds and delays of a tenth of one are usual here. Nothing runs until the first delay is configured. The range may change while
-//! appends wait: what waits keeps its time, and what follows leaves after it.
+//! Each append with entries gets a time before which it does not leave; the lane keeps the message, this line only
+//! wakes the lane when the time has come. So a thousand appends wait side by side and none caps the others. A thread of
+//! its own, because the runtime's timer counts in milliseconds and delays of a tenth of one are usual here. Nothing
+//! runs until the first delay is configured. The range may change while appends wait: what waits keeps its time, and
+//! what follows leaves after it.
 //!
 //! Before: [`super::Network::send`]. After: [`super::connection`].
 
@@ -152,7 +153,8 @@ impl<S: Sleeper> Line<S> {
     }
 }
 
-/// The next number of a splitmix64 sequence (Steele, Lea, Flood 2014), in 0…1. Simulated delays and jitter need no better one.
+/// The next number of a splitmix64 sequence (Steele, Lea, Flood 2014), in 0…1. Simulated delays and
+/// jitter need no better one.
 pub(super) fn unit(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;

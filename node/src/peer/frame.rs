@@ -4,11 +4,12 @@
 //! length u32 | checked u32 | group u32 | version u8 | kind u8 | 0 u16 | crc u32 | checked bytes | the rest
 //! ```
 //!
-//! Little endian. `length` counts what follows the preface; the CRC covers the preface before it and the first `checked` bytes. What
-//! comes after them (records) carries checksums of its own, so that the bulk of the traffic is summed once and not twice.
+//! Little endian. `length` counts what follows the preface; the CRC covers the preface before it and the first
+//! `checked` bytes. What comes after them (records) carries checksums of its own, so that the bulk of the traffic is
+//! summed once and not twice.
 //!
-//! Before: [`super::connection`], which reads and writes. After: [`super::wire`], which knows the kinds. No length is believed
-//! before it is compared with its bound, and nothing here panics on bytes from a network.
+//! Before: [`super::connection`], which reads and writes. After: [`super::wire`], which knows the kinds. No length is
+//! believed before it is compared with its bound, and nothing here panics on bytes from a network.
 
 use std::io;
 
@@ -28,8 +29,8 @@ const GROUP: u32 = 0;
 /// What is read at once from a connection that carries little.
 const READ_SMALL: usize = 8 << 10;
 
-/// Room made at once for a frame that is announced but not there: whoever announces 32 MiB and sends nothing costs no more than this. Beyond it
-/// room grows with what arrives.
+/// Room made at once for a frame that is announced but not there: whoever announces 32 MiB and sends nothing costs no
+/// more than this. Beyond it room grows with what arrives.
 pub(super) const ROOM_AHEAD: usize = 64 << 10;
 
 /// One frame.
@@ -120,8 +121,8 @@ pub(super) fn parse(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, Fra
     Ok(Some(Frame { kind, checked, rest: body }))
 }
 
-/// Makes these bytes a stream of whole frames, as a sender with bad intentions might: for [`super::fuzzing`], which would hardly guess a checksum. What
-/// was a frame before stays that.
+/// Makes these bytes a stream of whole frames, as a sender with bad intentions might: for [`super::fuzzing`], which
+/// would hardly guess a checksum. What was a frame before stays that.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn forge(mut stream: &mut [u8]) {
     while stream.len() >= PREFACE {
@@ -140,7 +141,8 @@ pub(super) fn forge(mut stream: &mut [u8]) {
     }
 }
 
-/// A socket with what was read ahead from it: for conversations of question and answer (handshake, introduction, snapshot).
+/// A socket with what was read ahead from it: for conversations of question and answer (handshake,
+/// introduction, snapshot).
 #[derive(Debug)]
 pub(super) struct Framed {
     pub stream: TcpStream,

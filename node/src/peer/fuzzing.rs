@@ -16,7 +16,8 @@ use crate::testing::member;
 const FRAME_MAX: usize = 32 << 20;
 const RECORD_MAX: usize = 31 << 20;
 
-/// What a connection may hold for bytes that have arrived: they lie in a buffer that grows by doubling, and some room is made ahead.
+/// What a connection may hold for bytes that have arrived: they lie in a buffer that grows by doubling, and
+/// some room is made ahead.
 fn room_for(arrived: usize) -> usize {
     4 * arrived + 2 * frame::ROOM_AHEAD + frame::PREFACE
 }
@@ -46,7 +47,8 @@ fn framed(frame: &Frame) -> BytesMut {
     out
 }
 
-/// The first byte is the length of the pieces, and whether checksums are made right ([`forged`]); the rest a stream of frames.
+/// The first byte is the length of the pieces, and whether checksums are made right ([`forged`]); the
+/// rest a stream of frames.
 pub(crate) fn frames(data: &[u8]) {
     let Some((first, stream)) = data.split_first() else { return };
     let ((step, forged), mut stream) = (forged(*first), stream.to_vec());
@@ -70,8 +72,8 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The first byte is the kind, and whether the checksums of records are made right ([`forged`]); the second the length of the checked part. The rest
-/// are both parts.
+/// The first byte is the kind, and whether the checksums of records are made right ([`forged`]); the second the length
+/// of the checked part. The rest are both parts.
 pub(crate) fn messages(data: &[u8]) {
     let Some((&[first, checked], body)) = data.split_first_chunk::<2>() else { return };
     let ((kind, forged), mut body) = (forged(first), body.to_vec());
@@ -201,8 +203,8 @@ fn contents() -> Vec<Frame> {
     frames
 }
 
-/// A connection is accepted alike in any pieces: the first byte is their length, the rest what a stranger sends before it closes its side. With checksums made
-/// right ([`forged`]) the rest is what follows the opening.
+/// A connection is accepted alike in any pieces: the first byte is their length, the rest what a stranger sends before
+/// it closes its side. With checksums made right ([`forged`]) the rest is what follows the opening.
 pub(crate) fn openings(data: &[u8]) {
     let Some((first, input)) = data.split_first() else { return };
     let ((step, forged), mut input) = (forged(*first), input.to_vec());
@@ -224,8 +226,8 @@ fn accepted(input: &[u8], step: usize) -> (Vec<u8>, Option<Result<String, String
     (said, outcome)
 }
 
-/// A stranger that has said all it will is not waited for: one that was would hang in [`crate::fuzzing::block_on`], which a process that was stopped for a
-/// while does not deceive.
+/// A stranger that has said all it will is not waited for: one that was would hang in [`crate::fuzzing::block_on`],
+/// which a process that was stopped for a while does not deceive.
 const STRANGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 pub(crate) fn opening_seeds() -> Vec<Vec<u8>> {

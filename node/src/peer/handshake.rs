@@ -1,10 +1,12 @@
 //! Who is at the other end, and who is refused.
 //!
-//! The dialing side opens with a magic number, the protocol version and a [`Hello`]; the other side answers with a [`Reply`]. Both
-//! check. What is refused here never reaches the driver: another version, another cluster, a node that is not the one that was
-//! dialed, this very identity (a copied disk), an older process or a second one of the same node.
+//! The dialing side opens with a magic number, the protocol version and a [`Hello`]; the other side answers
+//! with a [`Reply`]. Both check. What is refused here never reaches the driver: another version, another
+//! cluster, a node that is not the one that was dialed, this very identity (a copied disk), an older process or
+//! a second one of the same node.
 //!
-//! Before: a bare socket. After: [`super::connection`] and [`super::accept`], which trust the identities established here.
+//! Before: a bare socket. After: [`super::connection`] and [`super::accept`], which trust the
+//! identities established here.
 
 use std::collections::HashMap;
 use std::io;
@@ -59,7 +61,8 @@ pub(super) struct Hello {
     /// Who should be at the other end, if that is known.
     pub expects: Option<NodeId>,
     pub member: Member,
-    /// The generation of commands that it knows: behind the rest, where versions before did not write anything and do not look.
+    /// The generation of commands that it knows: behind the rest, where versions before did not write
+    /// anything and do not look.
     #[serde(skip)]
     pub generation: u16,
 }
@@ -299,8 +302,9 @@ impl Registry {
     }
 }
 
-/// Socket options of every connection: small messages leave at once, and a peer whose machine is gone is noticed within `dead_after`
-/// (what was sent and not acknowledged) or about three seconds (an idle connection: the system counts in seconds).
+/// Socket options of every connection: small messages leave at once, and a peer whose machine is gone is noticed
+/// within `dead_after` (what was sent and not acknowledged) or about three seconds (an idle connection: the
+/// system counts in seconds).
 pub(super) fn tune(stream: &TcpStream, dead_after: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -329,7 +333,8 @@ fn garbage(error: impl ToString) -> HandshakeError {
     HandshakeError::Garbage(error.to_string())
 }
 
-/// What one side says of itself, and behind it the generation of commands that it knows: a version that knows of none does not look there.
+/// What one side says of itself, and behind it the generation of commands that it knows: a version that knows of
+/// none does not look there.
 fn greeting<T: Serialize>(kind: u8, said: &T) -> Result<BytesMut, WireError> {
     wire::value(kind, &(said, GENERATION))
 }

@@ -1,15 +1,16 @@
 //! Node to node: a framed protocol over TCP between nodes that know each other by the identity of their disks.
 //!
-//! This module moves bytes between identified nodes. It never looks into the payload of a call, never steps the core, never touches
-//! the log, and never blocks the driver: a queue that is full drops its newest message and says so with
+//! This module moves bytes between identified nodes. It never looks into the payload of a call, never steps the core,
+//! never touches the log, and never blocks the driver: a queue that is full drops its newest message and says so with
 //! [`PeerEvent::Unreachable`], which the protocol is made for.
 //!
-//! Every node dials every member, so a connection carries messages one way only. Two connections ("lanes") lead to each peer:
-//! *control* (heartbeats, votes, every reply) and *bulk* (appends, calls and, coming back, the calls' answers). So a heartbeat never
-//! waits behind entries, disks or the simulated delay, which all belong to the bulk lane. A snapshot and an introduction have a
-//! connection of their own for as long as they take.
+//! Every node dials every member, so a connection carries messages one way only. Two connections ("lanes") lead to each
+//! peer: *control* (heartbeats, votes, every reply) and *bulk* (appends, calls and, coming back, the calls' answers).
+//! So a heartbeat never waits behind entries, disks or the simulated delay, which all belong to the bulk lane. A
+//! snapshot and an introduction have a connection of their own for as long as they take.
 //!
-//! Before: [`crate::driver`] and [`crate::handle::Forward`], through [`Network`]. After: the driver of another node, through [`PeerEvent`].
+//! Before: [`crate::driver`] and [`crate::handle::Forward`], through [`Network`]. After: the driver of another
+//! node, through [`PeerEvent`].
 //!
 //! - [`frame`]: where a message begins and ends; [`wire`]: what it says.
 //! - [`handshake`]: who is at the other end, and who is refused.
@@ -92,14 +93,16 @@ impl Default for NetworkOptions {
             // A value of 1 MiB a thousand times in one command would not fit, and is refused long before.
             max_frame_bytes: 32 << 20,
             max_record_bytes: 31 << 20,
-            // Twice the writes that may be under way at once: more than that waiting for one follower is a follower that is gone.
+            // Twice the writes that may be under way at once: more than that waiting for one follower is
+            // a follower that is gone.
             queue_bytes: 128 << 20,
             queue_messages: 65_536,
             calls: 16_384,
             call_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(2),
             snapshot_stall: Duration::from_secs(10),
-            // Three lanes from each of a few nodes, their predecessors that are not yet noticed to be gone, and newcomers.
+            // Three lanes from each of a few nodes, their predecessors that are not yet noticed
+            // to be gone, and newcomers.
             connections: 256,
         }
     }

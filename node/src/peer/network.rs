@@ -1,7 +1,7 @@
 //! The handle on everything of this module: who is dialed, what is sent to whom, and the tasks that do it.
 //!
-//! Nothing here waits but [`Network::introduce`] and [`Network::stop`]: the driver calls the rest between two steps. Every task is owned
-//! by this handle and ends with [`Network::stop`].
+//! Nothing here waits but [`Network::introduce`] and [`Network::stop`]: the driver calls the rest between two steps.
+//! Every task is owned by this handle and ends with [`Network::stop`].
 //!
 //! Before: [`crate::driver`]. After: [`super::connection`], [`super::accept`], [`super::snapshot`].
 
@@ -25,7 +25,8 @@ use super::wire::{self, INTRODUCE, WELCOME};
 use super::{CallError, Identity, IntroduceError, Introduction, NetworkOptions, PeerEvent, Records, Welcome, accept};
 use crate::metrics::Metrics;
 
-/// Nodes that are dialed although they are no members (they asked for a vote, or were members): more than any change of members involves.
+/// Nodes that are dialed although they are no members (they asked for a vote, or were members): more than any
+/// change of members involves.
 const GUESTS_MAX: usize = 16;
 
 /// A complaint is not repeated sooner, and only so many different ones are remembered.
@@ -129,8 +130,9 @@ impl Shared {
         }
     }
 
-    /// A node could not be reached again and again. Whether it is dialed no more: no member is given up, nor a guest that is connected here. That one waits to be
-    /// answered, and said where it is when it connected: it will not say so again.
+    /// A node could not be reached again and again. Whether it is dialed no more: no member is given up, nor
+    /// a guest that is connected here. That one waits to be answered, and said where it is when it connected:
+    /// it will not say so again.
     pub(super) fn forget_guest(&self, guest: &Arc<Peer>) -> bool {
         let mut peers = self.peers.write();
         let dialed = peers.get(&guest.id).is_some_and(|peer| Arc::ptr_eq(peer, guest));
@@ -221,7 +223,8 @@ impl Clone for Network {
 }
 
 impl Network {
-    /// Starts to accept connections on `listener`; dials nobody yet. Must be called within a tokio runtime, on which everything runs.
+    /// Starts to accept connections on `listener`; dials nobody yet. Must be called within a tokio runtime,
+    /// on which everything runs.
     ///
     /// Events go into `events`; a connection whose events find no room there is not read until there is.
     pub fn start<S: SnapshotStore>(
@@ -260,7 +263,8 @@ impl Network {
         self.shared.set_members(members);
     }
 
-    /// A node says where it is: dialed there from now on, until a configuration says more. One that is no member is a guest.
+    /// A node says where it is: dialed there from now on, until a configuration says more. One that
+    /// is no member is a guest.
     pub fn met(&self, member: &Member) {
         self.shared.greeted_by(member);
     }
@@ -281,8 +285,8 @@ impl Network {
         self.shared.registry.require(generation);
     }
 
-    /// The term this node leads, if it does. To be called before anything is truncated: appends of another term whose records are yet to be
-    /// read from the log are dropped.
+    /// The term this node leads, if it does. To be called before anything is truncated: appends of another term whose
+    /// records are yet to be read from the log are dropped.
     pub fn set_leading(&self, term: Option<Term>) {
         self.shared.leading.store(term.map_or(0, |t| t.0), Ordering::SeqCst);
     }
@@ -311,7 +315,8 @@ impl Network {
         self.shared.put(&peer, &peer.bulk, Outgoing::Message { message, records }, delay);
     }
 
-    /// Asks a peer something. Never waits; the receiver gets the answer, or an error that tells whether the peer can have acted on it.
+    /// Asks a peer something. Never waits; the receiver gets the answer, or an error that tells whether the
+    /// peer can have acted on it.
     #[must_use]
     pub fn call(&self, to: NodeId, body: Bytes) -> oneshot::Receiver<Result<Bytes, CallError>> {
         let (reply, receiver) = oneshot::channel();
@@ -391,7 +396,8 @@ impl Network {
         self.shared.peer(peer)?.trouble.lock().clone()
     }
 
-    /// Sends what is queued (for a moment), ends every connection and task, answers every call. The listener is closed afterwards.
+    /// Sends what is queued (for a moment), ends every connection and task, answers every call. The
+    /// listener is closed afterwards.
     pub async fn stop(&self) {
         self.shared.stop.send_replace(true);
         let mut tasks = std::mem::take(&mut *self.shared.tasks.lock());

@@ -1,7 +1,8 @@
 //! Transfers of a whole state to a node that needs entries the log no longer has: a connection each, in chunks.
 //!
 //! The content is opaque here. Memory is bounded by a few chunks at both ends, time without progress by
-//! [`NetworkOptions::snapshot_stall`](super::NetworkOptions); a transfer that ends early leaves nothing behind at the receiver.
+//! [`NetworkOptions::snapshot_stall`](super::NetworkOptions); a transfer that ends early leaves
+//! nothing behind at the receiver.
 //!
 //! Before: the driver's `SendSnapshot`. After: [`PeerEvent::Snapshot`] at the other node, whose driver installs it.
 
@@ -24,7 +25,8 @@ use super::wire::{self, SNAPSHOT_BEGIN, SNAPSHOT_CHUNK, SNAPSHOT_DONE, SNAPSHOT_
 /// Chunks between the network and the disk of the receiver.
 const CHUNKS_QUEUED: usize = 4;
 
-/// How long the receiver may take, after the last chunk, to make the snapshot durable and install it: gigabytes to a slow disk.
+/// How long the receiver may take, after the last chunk, to make the snapshot durable and install it:
+/// gigabytes to a slow disk.
 const INSTALL_MAX: Duration = Duration::from_secs(300);
 
 /// Longest answer.
@@ -41,7 +43,8 @@ pub trait SnapshotSource: Send + 'static {
     fn next_chunk(&mut self) -> Result<Option<Bytes>, String>;
 }
 
-/// Takes the pieces of one snapshot. Dropped without [`SnapshotSink::finish`] it leaves nothing behind. Every call may block.
+/// Takes the pieces of one snapshot. Dropped without [`SnapshotSink::finish`] it leaves nothing
+/// behind. Every call may block.
 pub trait SnapshotSink: Send + 'static {
     /// What a complete snapshot becomes.
     type Imported: Send + 'static;

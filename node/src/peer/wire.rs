@@ -1,7 +1,7 @@
 //! What the frames say: the kinds, and the fixed layouts of the messages.
 //!
-//! An append's heads are not sent: the receiver derives them from the records, which it needs anyway, so that the two cannot
-//! disagree. Bodies of calls and chunks of snapshots are opaque.
+//! An append's heads are not sent: the receiver derives them from the records, which it needs anyway, so that the two
+//! cannot disagree. Bodies of calls and chunks of snapshots are opaque.
 //!
 //! Before: [`super::frame`]. After: the driver, through [`super::PeerEvent`].
 

@@ -1,8 +1,9 @@
 //! The write buffer of the log: a batch behind the bytes that share its first block, in memory as a disk wants it.
 //!
-//! A write past the system's cache begins and ends at the bounds of blocks, in the file as in memory. A batch does neither, so the buffer keeps the
-//! last, unfilled block of what was written before: the next batch is written together with it, and zeros up to the end of its own last block. What
-//! was durable in a block is written again with the same bytes, so losing power over it can hurt no more than losing it over a new batch.
+//! A write past the system's cache begins and ends at the bounds of blocks, in the file as in memory. A batch does
+//! neither, so the buffer keeps the last, unfilled block of what was written before: the next batch is written together
+//! with it, and zeros up to the end of its own last block. What was durable in a block is written again with the same
+//! bytes, so losing power over it can hurt no more than losing it over a new batch.
 //!
 //! Before: `log`. After: nothing; whole blocks go to [`super::disk::DiskFile::write_blocks`].
 

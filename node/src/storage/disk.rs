@@ -1,8 +1,8 @@
 //! The few things we ask of a file system, behind a trait.
 //!
-//! Everything in [`crate::storage`] reads and writes through [`Disk`]: the real one here, a simulated one that loses power in tests. The
-//! promises are those of POSIX: what was written is durable after [`DiskFile::sync_data`], a name after [`Disk::sync_folder`], and a rename
-//! is atomic. Nothing here retries a failed sync.
+//! Everything in [`crate::storage`] reads and writes through [`Disk`]: the real one here, a simulated one that loses
+//! power in tests. The promises are those of POSIX: what was written is durable after [`DiskFile::sync_data`], a name
+//! after [`Disk::sync_folder`], and a rename is atomic. Nothing here retries a failed sync.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// What [`DiskFile::write_blocks`] counts in: the largest block of the disks in use. A file system with larger ones is written through the cache.
+/// What [`DiskFile::write_blocks`] counts in: the largest block of the disks in use. A file system with larger ones is
+/// written through the cache.
 pub(super) const BLOCK_BYTES: usize = 4096;
 
 /// Folders and names.
@@ -78,9 +79,9 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// The system's. How much was written is unknown then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Writes whole blocks, and returns when they are durable: past the system's cache where the file system can, which spares a copy, a second call and
-    /// the bookkeeping of pages. Length and offset are multiples of [`BLOCK_BYTES`], the blocks lie in memory as they do in the file, and the file has
-    /// them already.
+    /// Writes whole blocks, and returns when they are durable: past the system's cache where the file system can, which
+    /// spares a copy, a second call and the bookkeeping of pages. Length and offset are multiples of [`BLOCK_BYTES`],
+    /// the blocks lie in memory as they do in the file, and the file has them already.
     ///
     /// # Errors
     /// The system's. What of it was written, and is durable, is unknown then.

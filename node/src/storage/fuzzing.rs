@@ -1,8 +1,9 @@
 //! What records, configurations and a node's whole folder promise of any bytes: see [`crate::fuzzing`].
 //!
-//! A folder is damaged as the input says and opened. Whatever was done to it, opening ends in an error, a new node, or a log that is one
-//! of the states this log has been in; it goes on from there, and opening again finds what was left. With checksums made right again, as
-//! no accident does it, the states may be others: then it must still be whole in itself.
+//! A folder is damaged as the input says and opened. Whatever was done to it, opening ends in an error, a new
+//! node, or a log that is one of the states this log has been in; it goes on from there, and opening again finds
+//! what was left. With checksums made right again, as no accident does it, the states may be others: then it must
+//! still be whole in itself.
 
 #![allow(clippy::expect_used, reason = "a check reports by panicking")]
 
@@ -68,7 +69,8 @@ pub(crate) fn configuration_seeds() -> Vec<Vec<u8>> {
 
 type Entries = Vec<(u64, u64, Vec<u8>)>;
 
-/// A folder with several segments, entries that were overwritten, and a beginning that was cut; and every state its log has been in.
+/// A folder with several segments, entries that were overwritten, and a beginning that was cut; and every
+/// state its log has been in.
 struct Original {
     disk: MemoryDisk,
     states: Vec<Entries>,
@@ -169,7 +171,8 @@ pub(crate) fn folder(data: &[u8]) {
     // Another version's files are an error; everything else is dealt with.
     let Ok(mut node) = opened(&disk) else { return };
     let Some(found) = readable(&node.log) else {
-        // A batch vouches for its records. One that was forged may hold a record whose own checksum the reader finds wrong.
+        // A batch vouches for its records. One that was forged may hold a record whose own
+        // checksum the reader finds wrong.
         assert!(forged, "what recovery accepted can be read");
         return;
     };

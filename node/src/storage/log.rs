@@ -1,10 +1,12 @@
 //! The write-ahead log: batches of records appended to preallocated segments.
 //!
-//! Synchronous and without a thread: [`super::wal`] drives it in a node, a simulator may drive it directly. A batch whose first index is not
-//! behind the last one drops what the log held from there on; since it says so itself, the truncation is exactly as durable as the batch.
-//! After the first error the log refuses everything: what the disk holds is unknown from then on, and only a restart may find out.
+//! Synchronous and without a thread: [`super::wal`] drives it in a node, a simulator may drive it directly. A batch
+//! whose first index is not behind the last one drops what the log held from there on; since it says so itself, the
+//! truncation is exactly as durable as the batch. After the first error the log refuses everything: what the disk holds
+//! is unknown from then on, and only a restart may find out.
 //!
-//! Before: `wal`, and `recovery`, which makes it. After: `blocks` (the write buffer), `segment` (bytes), `map` (where things are), `disk`.
+//! Before: `wal`, and `recovery`, which makes it. After: `blocks` (the write buffer), `segment` (bytes), `map`
+//! (where things are), `disk`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,14 +23,16 @@ use super::prepare::{NEXT, Preparation, Work};
 use super::record::Header;
 use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH, SegmentHeader};
 
-/// A batch is closed at this size (one larger record makes a batch alone): what a reader reads at once, and what is lost with one torn byte.
+/// A batch is closed at this size (one larger record makes a batch alone): what a reader reads at once, and what is
+/// lost with one torn byte.
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// The first segment's size: its blocks are written before the node starts, which must not take long.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
-/// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is full before a large one is ready.
+/// Every segment made from nothing is so much larger than the one before, up to the full size: a small one is full
+/// before a large one is ready.
 const GROWTH: u64 = 2;
-/// The next segment is prepared when this part of the current one is used: early enough for the fastest writers, and a node that hardly writes
-/// does not fill a disk with zeros.
+/// The next segment is prepared when this part of the current one is used: early enough for the fastest writers, and a
+/// node that hardly writes does not fill a disk with zeros.
 const PREPARE_FROM: u64 = 8;
 /// A file to be written over by the next segment.
 pub(super) const SPARE: &str = "spare.log";
@@ -251,8 +255,8 @@ impl Log {
         self.guarded(|log| log.append_all(batch, false))
     }
 
-    /// Writes entries and waits until they are durable, with all that was appended before: one call to the disk, as a rule, where [`Log::append`] and
-    /// [`Log::sync`] are two.
+    /// Writes entries and waits until they are durable, with all that was appended before: one call to the disk, as a
+    /// rule, where [`Log::append`] and [`Log::sync`] are two.
     ///
     /// # Errors
     /// Like both of them.
@@ -283,7 +287,8 @@ impl Log {
     /// # Errors
     /// When the disk fails.
     pub fn cut(&mut self, upto: Index) -> Result<(), LogError> {
-        // A batch not yet durable may have dropped entries that a segment to be removed still has: it must not be lost behind it.
+        // A batch not yet durable may have dropped entries that a segment to be removed still has: it
+        // must not be lost behind it.
         self.sync()?;
         self.guarded(|log| {
             // Ends: every turn takes a segment out.
@@ -294,7 +299,8 @@ impl Log {
         })
     }
 
-    /// Empties the log; the next entry is the one behind `start`. Durable when it returns; a crash before leaves the old log.
+    /// Empties the log; the next entry is the one behind `start`. Durable when it returns; a crash
+    /// before leaves the old log.
     ///
     /// # Errors
     /// When the disk fails.
@@ -311,7 +317,8 @@ impl Log {
                 Next::Named { segment, .. } | Next::Ready { segment, .. } => old.push_back(segment),
                 other => log.next = other,
             }
-            // From here on the new segment's mark voids the old ones; recovery finishes this if a crash does not let us.
+            // From here on the new segment's mark voids the old ones; recovery finishes this if
+            // a crash does not let us.
             old.into_iter().try_for_each(|segment| log.discard(segment)).map_err(io_error("reset"))
         })
     }
@@ -437,7 +444,8 @@ impl Log {
         Ok(())
     }
 
-    /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later batch elsewhere proves it to recovery.
+    /// Goes on in a new segment. What is in the old one becomes durable first: that there is a later batch
+    /// elsewhere proves it to recovery.
     fn roll(&mut self, batch_bytes: u64) -> Result<(), LogError> {
         if self.dirty && !bugs::is_on(Bug::RollWithoutSync) {
             self.active.file.sync_data().map_err(io_error("sync"))?;
@@ -478,8 +486,8 @@ impl Log {
         self.active.len.saturating_mul(GROWTH).min(self.segment_bytes)
     }
 
-    /// What is to be done so that the next segment is ready in time; `None` if nothing is for now. At most one is out at a time: it comes back with
-    /// [`Log::prepared`].
+    /// What is to be done so that the next segment is ready in time; `None` if nothing is for now. At most one is out
+    /// at a time: it comes back with [`Log::prepared`].
     pub fn preparation(&mut self) -> Option<Preparation> {
         let enough = self.active.offset - FIRST_BATCH >= self.active.len / PREPARE_FROM;
         let work = match &mut self.next {
@@ -561,8 +569,8 @@ impl Log {
 
     /// Gets rid of a segment that is out of the map: it becomes the spare, or goes.
     ///
-    /// A file that was written before is better than a new one: its blocks are on the disk already, so that an fdatasync has no metadata to
-    /// write. It is only written over if no reader holds it.
+    /// A file that was written before is better than a new one: its blocks are on the disk already, so that an
+    /// fdatasync has no metadata to write. It is only written over if no reader holds it.
     fn discard(&mut self, segment: Segment) -> io::Result<()> {
         let path = self.folder.join(segment_name(segment.ordinal));
         if !self.spare && segment.len == self.segment_bytes && Arc::strong_count(&segment.file) == 1 {

@@ -1,8 +1,8 @@
 //! Where in the files each entry of the log is, and reading it from there.
 //!
-//! One [`LogMap`] per log, changed by the writer alone and shared with any number of [`LogReader`]s. It is kept small: one *span* for many small
-//! batches, one *run* per term. A reader looks places up under the lock and reads files without it; a file that a reader still holds is never
-//! written over (`log.rs` sees to that).
+//! One [`LogMap`] per log, changed by the writer alone and shared with any number of [`LogReader`]s. It is kept small:
+//! one *span* for many small batches, one *run* per term. A reader looks places up under the lock and reads files
+//! without it; a file that a reader still holds is never written over (`log.rs` sees to that).
 //!
 //! Before: `log` (writes), `driver` (reads for followers that lag). After: `disk`.
 
@@ -18,8 +18,8 @@ use super::disk::DiskFile;
 use super::record::{self, Header, Record};
 use super::segment::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH};
 
-/// Batches that follow each other are remembered as one span up to this size. A read begins at the start of a span, so this is what it may
-/// read for nothing; a log of 256 MiB of the smallest batches needs 4,096 spans.
+/// Batches that follow each other are remembered as one span up to this size. A read begins at the start of a span, so
+/// this is what it may read for nothing; a log of 256 MiB of the smallest batches needs 4,096 spans.
 const SPAN_BYTES_MAX: u64 = 64 << 10;
 
 /// One file of the log.
@@ -94,7 +94,8 @@ impl LogMap {
 
     /// Drops the entries from `first` on. The files keep their bytes; nothing leads to them any more.
     ///
-    /// A batch may begin at or below `start` only while the oldest segment is recovered: it dropped entries of a segment that was cut since.
+    /// A batch may begin at or below `start` only while the oldest segment is recovered: it dropped entries of a
+    /// segment that was cut since.
     pub(super) fn truncate(&mut self, first: Index, previous_term: Term) {
         self.spans.truncate(self.spans.partition_point(|s| s.first < first.0));
         self.terms.truncate(self.terms.partition_point(|(run, _)| *run < first.0));
@@ -230,7 +231,8 @@ impl LogReader {
         self.map.read().bytes()
     }
 
-    /// The highest index that can be cut so that at least `keep_bytes` of log remain; zero if there is not that much to spare.
+    /// The highest index that can be cut so that at least `keep_bytes` of log remain; zero if there
+    /// is not that much to spare.
     #[must_use]
     pub fn cut_keeping(&self, keep_bytes: u64) -> Index {
         let map = self.map.read();
@@ -246,8 +248,8 @@ impl LogReader {
         Index(0)
     }
 
-    /// The entries `from..=to` in order, as far as they are written: as many as fit `max_bytes`, but at least one if there is one. Fewer (or
-    /// none) when the writer has not come that far.
+    /// The entries `from..=to` in order, as far as they are written: as many as fit `max_bytes`, but at least one if
+    /// there is one. Fewer (or none) when the writer has not come that far.
     ///
     /// # Errors
     /// When the first was cut off, or the disk does not give back what was written.

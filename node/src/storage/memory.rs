@@ -1,9 +1,11 @@
-//! A disk in memory that behaves as badly as disks do, for tests of the storage, fuzz targets and the simulator. The product does not use it.
+//! A disk in memory that behaves as badly as disks do, for tests of the storage, fuzz targets and the simulator. The
+//! product does not use it.
 //!
-//! A write is seen at once and durable with the next sync of its file; a name with the next sync of its folder. When the power goes, every sector of
-//! 512 bytes of an unsynced write is kept or lost on its own, or it is torn at some byte, and of the unsynced names any number of the latest are lost. A
-//! write that fails was done up to some byte. A sync that fails drops what it should have made durable: it is still seen, but a later sync does not write
-//! it, as on Linux.
+//! A write is seen at once and durable with the next sync of its file; a name with the next sync of its folder.
+//! When the power goes, every sector of 512 bytes of an unsynced write is kept or lost on its own, or it is torn
+//! at some byte, and of the unsynced names any number of the latest are lost. A write that fails was done up to
+//! some byte. A sync that fails drops what it should have made durable: it is still seen, but a later sync does
+//! not write it, as on Linux.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -158,7 +160,8 @@ impl MemoryDisk {
         (state.fuse, state.once) = (Some(operations), false);
     }
 
-    /// After so many more operations that change something, one fails, and those after it do not: a retry would seem to have mended it.
+    /// After so many more operations that change something, one fails, and those after it do not: a retry
+    /// would seem to have mended it.
     pub fn fail_once_after(&self, operations: u64) {
         let mut state = self.0.lock();
         (state.fuse, state.once) = (Some(operations), true);
@@ -259,7 +262,8 @@ impl MemoryDisk {
         contents.durable = contents.live.clone();
     }
 
-    /// Some byte of some file changes by itself: any one, but of what the log's segments hold not the last `spare` bytes that were written. Says where.
+    /// Some byte of some file changes by itself: any one, but of what the log's segments hold not the last `spare`
+    /// bytes that were written. Says where.
     pub fn rot(&self, spare: u64, dice: &mut Dice) -> Option<String> {
         let state = self.0.lock();
         // Names of segments grow with their age; what one ends in is what was written last, if anything was yet.

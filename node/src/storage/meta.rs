@@ -1,7 +1,8 @@
 //! Who this disk is: the file `meta`.
 //!
-//! Written when the disk is formatted, when the node starts, when it joins a cluster, and when its peers change: rarely, so by durable rename.
-//! An incarnation of 0 says that formatting is not complete: nothing was ever promised under that id yet.
+//! Written when the disk is formatted, when the node starts, when it joins a cluster, and when its peers change:
+//! rarely, so by durable rename. An incarnation of 0 says that formatting is not complete: nothing was ever
+//! promised under that id yet.
 //!
 //! Before: `recovery`, `driver`. After: `disk`.
 
@@ -103,7 +104,8 @@ impl Meta {
         }
     }
 
-    /// Takes back a binding under which nothing was ever stored: the node died between binding and storing. Durable with the next change.
+    /// Takes back a binding under which nothing was ever stored: the node died between binding and storing.
+    /// Durable with the next change.
     pub fn forget_cluster(&mut self) {
         self.body.cluster = None;
     }

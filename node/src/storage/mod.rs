@@ -1,10 +1,12 @@
 //! What a node keeps on its disk, the engine's own files aside: its identity, its vote, and the log.
 //!
-//! [`open`] locks the folder, recovers what is there and hands out the parts; [`Wal`] makes the log and the vote durable on a thread of its own
-//! from then on. Nothing here knows what a command means, who leads, or what is committed beyond the number it is told.
+//! [`open`] locks the folder, recovers what is there and hands out the parts; [`Wal`] makes the log and the vote
+//! durable on a thread of its own from then on. Nothing here knows what a command means, who leads, or what is
+//! committed beyond the number it is told.
 //!
-//! Every access to a file goes through [`Disk`], so that a simulator can put a disk of its own under all of this. A failed write or fsync is
-//! never retried: whoever hits one stops for good (retrying reports success for data the system has already dropped).
+//! Every access to a file goes through [`Disk`], so that a simulator can put a disk of its own under all of this. A
+//! failed write or fsync is never retried: whoever hits one stops for good (retrying reports success for data the
+//! system has already dropped).
 //!
 //! Before: `driver` (jobs), `peer` (records off the wire). After: the disk.
 //!

@@ -1,14 +1,16 @@
 //! The next segment, made ready while the current one is written to.
 //!
-//! The first write into blocks that are merely reserved makes the file system commit metadata with the next sync. So the blocks of a segment are
-//! written (with zeros) beforehand, and its name is durable beforehand: going on in it costs nothing but the batch itself.
+//! The first write into blocks that are merely reserved makes the file system commit metadata with the next sync. So
+//! the blocks of a segment are written (with zeros) beforehand, and its name is durable beforehand: going on in it
+//! costs nothing but the batch itself.
 //!
-//! [`super::Log::preparation`] says what is to be done, [`Preparation::step`] does a little of it, [`super::Log::prepared`] takes it back. Whoever
-//! drives the log decides where and when the steps run: [`Helper`] does it on a thread in a node, a simulator may do it between two writes. It
-//! must never be waited for: a log whose next segment is not ready makes one on the spot.
+//! [`super::Log::preparation`] says what is to be done, [`Preparation::step`] does a little of it,
+//! [`super::Log::prepared`] takes it back. Whoever drives the log decides where and when the steps run: [`Helper`] does
+//! it on a thread in a node, a simulator may do it between two writes. It must never be waited for: a log whose next
+//! segment is not ready makes one on the spot.
 //!
-//! Whatever a crash leaves is recognized: a file without a segment's name goes or is written over, and a segment with a header that says
-//! [`SegmentHeader::prepared`] and no batch has not begun.
+//! Whatever a crash leaves is recognized: a file without a segment's name goes or is written over, and a segment with a
+//! header that says [`SegmentHeader::prepared`] and no batch has not begun.
 //!
 //! Before: `log` (what), `wal` (when). After: `disk`.
 
@@ -22,18 +24,19 @@ use std::time::Duration;
 use super::disk::{Disk, DiskFile, FolderLock};
 use super::segment::SegmentHeader;
 
-/// What is written and synced in one step. Measured beside a stream of small syncs: four times as much, or no pause, makes their slowest ones
-/// several times slower.
+/// What is written and synced in one step. Measured beside a stream of small syncs: four times as much, or no pause,
+/// makes their slowest ones several times slower.
 const STEP_BYTES: usize = 128 << 10;
-/// The disk is left to the log for so long after each step. Together about 45 MB/s where the disk is fast: 64 MiB are ready in a second and a half, and
-/// small writes at their fastest take longer than that to fill the rest of a segment.
+/// The disk is left to the log for so long after each step. Together about 45 MB/s where the disk is fast: 64 MiB are
+/// ready in a second and a half, and small writes at their fastest take longer than that to fill the rest of a segment.
 const PAUSE: Duration = Duration::from_millis(2);
 /// A segment being prepared from nothing.
 pub(super) const NEXT: &str = "next.tmp";
 /// Zeros to write from.
 static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
 
-/// Something to do for the next segment, in small steps. Dropping it is harmless: the log then makes its next segment by itself.
+/// Something to do for the next segment, in small steps. Dropping it is harmless: the log then makes
+/// its next segment by itself.
 #[derive(Debug)]
 pub struct Preparation {
     pub(super) disk: Arc<dyn Disk>,

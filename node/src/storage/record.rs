@@ -151,7 +151,8 @@ pub fn encode(out: &mut BytesMut, term: Term, index: Index, kind: RecordKind, pa
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Splits the first record off `buf` without copying it. `None` if `buf` does not hold all of it yet; `buf` is untouched then, and on an error.
+/// Splits the first record off `buf` without copying it. `None` if `buf` does not hold all of it yet; `buf` is
+/// untouched then, and on an error.
 ///
 /// # Errors
 /// When the bytes are no record of this version and group, or its payload is longer than `max_payload`.
@@ -175,7 +176,8 @@ pub fn decode(buf: &mut Bytes, max_payload: usize) -> Result<Option<Record>, Rec
 /// A configuration as the payload of a record.
 #[must_use]
 pub fn encode_config(config: &Config) -> Vec<u8> {
-    // Serializing these plain types into memory cannot fail; if it ever did, an empty payload is one that every reader refuses.
+    // Serializing these plain types into memory cannot fail; if it ever did, an empty payload is one
+    // that every reader refuses.
     postcard::to_stdvec(config).unwrap_or_default()
 }
 
@@ -270,8 +272,8 @@ fn checksum(frame: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Makes these bytes a stream of whole records of this version, for [`crate::fuzzing`]: as frames between nodes are. Kinds, terms and
-/// indexes stay.
+/// Makes these bytes a stream of whole records of this version, for [`crate::fuzzing`]: as frames between nodes are.
+/// Kinds, terms and indexes stay.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn forge(mut stream: &mut [u8]) {
     while let Some(header) = Header::peek(stream) {

@@ -1,16 +1,17 @@
 //! Opening a node's folder: who it is, what it voted, what its log holds; and what to do when some of that is damaged.
 //!
-//! The log is read once, in order, in large pieces. Reading stops at the first batch that is not whole or does not continue the chain, and one
-//! question decides: *was that batch ever durable?* A later segment proves it (a log syncs before it goes on in a new file), and so does the
-//! header of any later batch that says so.
+//! The log is read once, in order, in large pieces. Reading stops at the first batch that is not whole or does not
+//! continue the chain, and one question decides: *was that batch ever durable?* A later segment proves it (a log syncs
+//! before it goes on in a new file), and so does the header of any later batch that says so.
 //!
-//! - Not proven: a torn tail. Nothing in it was ever reported durable (or it is rot of the very last batch, which cannot be told apart).
-//!   It is cut off, and physically, so that its remains cannot be taken for something later.
-//! - Proven: corruption. The node has forgotten what it promised, so it must not vote or count under its old name. Everything is set aside, and
-//!   the folder is formatted for a *new* node, which still knows its cluster and where its peers were. The same when the vote is damaged.
+//! - Not proven: a torn tail. Nothing in it was ever reported durable (or it is rot of the very last batch, which
+//!   cannot be told apart). It is cut off, and physically, so that its remains cannot be taken for something later.
+//! - Proven: corruption. The node has forgotten what it promised, so it must not vote or count under its old name.
+//!   Everything is set aside, and the folder is formatted for a *new* node, which still knows its cluster and where its
+//!   peers were. The same when the vote is damaged.
 //!
-//! What is valid but not proven durable is written once more and synced before anyone relies on it: after a failed sync the system may show bytes
-//! that its disk never got, and a sync of bytes that it takes for written does nothing.
+//! What is valid but not proven durable is written once more and synced before anyone relies on it: after a failed sync
+//! the system may show bytes that its disk never got, and a sync of bytes that it takes for written does nothing.
 //!
 //! Before: `node`, which starts. After: `driver` and `wal`, which get the parts.
 
@@ -106,11 +107,12 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Opens a node's folder, making it if it is not there. The folder stays locked until both the log and the identity are dropped.
+/// Opens a node's folder, making it if it is not there. The folder stays locked until both the log and
+/// the identity are dropped.
 ///
 /// # Errors
-/// When it is in use, was written by another version, or the disk fails. Damage is no error: the node becomes a new one, see
-/// [`Opened::renewed`].
+/// When it is in use, was written by another version, or the disk fails. Damage is no error: the node becomes a new
+/// one, see [`Opened::renewed`].
 pub fn open(dir: &Path, disk: Arc<dyn Disk>, limits: &Limits) -> Result<Opened, OpenError> {
     let io = |source| OpenError::Io { folder: dir.to_owned(), source };
     disk.create_folder(dir).map_err(io)?;
@@ -153,8 +155,8 @@ impl Folder {
             Found::Damaged => (None, "the file with the node's identity is damaged".to_owned()),
         };
         tracing::error!(folder = %self.dir.display(), why, "data is damaged: it is set aside, and this node becomes a new one and joins again");
-        // The new identity first: from here on a crash leads to formatting, never back to the old name. The old file goes along for whoever
-        // looks into this later.
+        // The new identity first: from here on a crash leads to formatting, never back to the old name. The old file
+        // goes along for whoever looks into this later.
         let aside = new_aside(&*self.disk, &self.dir, Aside::Damaged)?;
         if let Ok(file) = self.disk.open(&self.dir.join(META)) {
             let mut bytes = vec![0; READ_BYTES];
@@ -203,14 +205,15 @@ impl Folder {
         let recovered = recover_log(&self.disk, &self.dir, self.segment_bytes, &self.lock)?;
         let last = recovered.log.last();
         if last.term > vote.term() {
-            // The term is saved before anything is written in it. So the file is an older one, and a vote may be forgotten.
+            // The term is saved before anything is written in it. So the file is an older one, and
+            // a vote may be forgotten.
             return Err(Trouble::Damage(format!(
                 "the saved term {} is older than the log's last entry {last}",
                 vote.term()
             )));
         }
-        // Peers are written down when a configuration is durable (a new identity has them from its old one): what looks like a torn first batch
-        // was durable then.
+        // Peers are written down when a configuration is durable (a new identity has them from its old one): what looks
+        // like a torn first batch was durable then.
         let empty = last == Position::default();
         if empty && !body.known_peers.is_empty() && !was_set_aside(&*self.disk, &self.dir, Aside::Damaged) {
             return Err(Trouble::Damage("the log is empty, but this node has belonged to a cluster".to_owned()));
@@ -255,22 +258,23 @@ impl Aside {
     }
 }
 
-/// Moves everything a node has in `dir` into a folder of its own below, which is returned. The next [`open`] formats a blank node. Log and engine
-/// must be closed.
+/// Moves everything a node has in `dir` into a folder of its own below, which is returned. The next [`open`] formats a
+/// blank node. Log and engine must be closed.
 ///
 /// # Errors
 /// When the disk fails; called again, it goes on.
 pub fn set_aside(disk: &dyn Disk, dir: &Path, why: Aside) -> io::Result<PathBuf> {
     let mut names = ours(disk, dir)?;
     let aside = new_aside(disk, dir, why)?;
-    // The identity goes first: with anything else missing under it, the next start would take this for damage and stay bound to the cluster.
+    // The identity goes first: with anything else missing under it, the next start would take this for damage and
+    // stay bound to the cluster.
     names.sort_by_key(|name| name != META);
     move_aside(disk, dir, &aside, &names)?;
     Ok(aside)
 }
 
-/// Gives up the vote and with it the identity: the next [`open`] finds damage and makes this a new node of its cluster. For a node that learns from
-/// others that its disk has lost what it confirmed. Log and engine must be closed.
+/// Gives up the vote and with it the identity: the next [`open`] finds damage and makes this a new node of its cluster.
+/// For a node that learns from others that its disk has lost what it confirmed. Log and engine must be closed.
 ///
 /// # Errors
 /// When the disk fails.
@@ -279,7 +283,8 @@ pub fn renounce(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.sync_folder(dir)
 }
 
-/// Whether the data of a node with an identity was ever set aside here for this reason. (What an interrupted formatting leaves behind has none.)
+/// Whether the data of a node with an identity was ever set aside here for this reason. (What an interrupted formatting
+/// leaves behind has none.)
 #[must_use]
 pub fn was_set_aside(disk: &dyn Disk, dir: &Path, why: Aside) -> bool {
     let names = disk.list(dir).unwrap_or_default();
@@ -386,7 +391,8 @@ fn recover_log(
         let end = if header.prepared || follows { scan.batches(&mut window, header.salt)? } else { FIRST_BATCH };
         let begun = !header.prepared || scan.sequence > before;
         if !begun {
-            // It was made ahead. A torn first batch counts as none; one that was durable before is missed by those behind it.
+            // It was made ahead. A torn first batch counts as none; one that was durable before is
+            // missed by those behind it.
             scan.check_tail(&mut window, end, header.salt)?;
             scan.map.segments.pop_back();
             not_begun.push((name, segment.len));
@@ -426,8 +432,8 @@ fn recover_log(
     Ok(Recovered { log, heads, start, commit })
 }
 
-/// What the header of the oldest segment would say, had it not been written ahead: its first batch does. It was durable before anything
-/// older was cut.
+/// What the header of the oldest segment would say, had it not been written ahead: its first batch does. It was durable
+/// before anything older was cut.
 fn first_of_prepared(segment: &Segment, header: &SegmentHeader, name: &str) -> Result<SegmentHeader, Trouble> {
     let mut bytes = [0; BATCH_HEADER_BYTES];
     let read = segment.file.read_at(&mut bytes, FIRST_BATCH)?;

@@ -1,14 +1,16 @@
 //! The two headers inside a file of the log: of the segment, and of each batch.
 //!
-//! A segment is a file whose blocks were written beforehand. Its first page holds the segment header alone; from [`FIRST_BATCH`] on batches follow each other without
-//! a gap, and whatever lies behind the last one (zeros, or the remains of a file that is used again) must never pass for a batch:
+//! A segment is a file whose blocks were written beforehand. Its first page holds the segment header alone; from
+//! [`FIRST_BATCH`] on batches follow each other without a gap, and whatever lies behind the last one (zeros, or the
+//! remains of a file that is used again) must never pass for a batch:
 //!
 //! - the checksum of a batch header covers the segment's *salt*, drawn anew whenever a file becomes a segment;
 //! - it covers the batch's *sequence number*, which grows by one over the life of the log;
-//! - and the checksum of the batch before (the *chain*), so that a batch only ever continues the very log it was written behind.
+//! - and the checksum of the batch before (the *chain*), so that a batch only ever continues the very log
+//!   it was written behind.
 //!
-//! The header is checked apart from the records, so that what it says of the past counts as evidence even where its own records are torn.
-//! Little endian throughout. This module only turns bytes into fields and back.
+//! The header is checked apart from the records, so that what it says of the past counts as evidence even where its own
+//! records are torn. Little endian throughout. This module only turns bytes into fields and back.
 
 use quorum::{Index, Position, Term};
 

@@ -1,7 +1,8 @@
 //! Term and vote, in a file of their own.
 //!
-//! A forgotten vote could be cast twice, so the file must survive a crash in the middle of a write, and rot must be noticed. It holds two copies,
-//! each in a block of its own, written one after the other with a sync after each. So at any moment one copy is whole, and it is the right one:
+//! A forgotten vote could be cast twice, so the file must survive a crash in the middle of a write, and rot must be
+//! noticed. It holds two copies, each in a block of its own, written one after the other with a sync after each. So at
+//! any moment one copy is whole, and it is the right one:
 //!
 //! - the first copy invalid: the crash hit its write, and the second still has the last value that was reported;
 //! - the second copy invalid, or older: the first one was durable before the second was touched;
@@ -81,8 +82,8 @@ impl VoteFile {
         let newest = copies.iter().flatten().max_by_key(|c| c.number);
         let Some(copy) = newest.copied() else { return Err(VoteError::Damaged("the file with the vote is damaged")) };
         let mut vote = VoteFile { file, copy, failed: false };
-        // Always, even where both agree: what was read may have come from the system's memory and not from the disk. The damaged copy first,
-        // so that there is a whole one throughout.
+        // Always, even where both agree: what was read may have come from the system's memory and not from the disk.
+        // The damaged copy first, so that there is a whole one throughout.
         let first = usize::from(copies[0] == Some(copy));
         for at in [COPIES[first], COPIES[1 - first]] {
             vote.write_copy(at)?;

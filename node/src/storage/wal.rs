@@ -1,12 +1,14 @@
 //! The thread that makes log and vote durable.
 //!
-//! It takes everything queued, writes consecutive entries as one batch, syncs once, and reports once: group commit without a timer. The
-//! more arrives while a sync is under way, the more the next one covers. After the first error it reports [`WalEvent::Failed`] once and is gone.
+//! It takes everything queued, writes consecutive entries as one batch, syncs once, and reports once: group commit
+//! without a timer. The more arrives while a sync is under way, the more the next one covers. After the first error it
+//! reports [`WalEvent::Failed`] once and is gone.
 //!
-//! [`Turns`] is the same without the thread: who holds it decides when a turn begins and when it is done. So a simulator gives it time, and power cuts
-//! in the middle.
+//! [`Turns`] is the same without the thread: who holds it decides when a turn begins and when it is done. So a
+//! simulator gives it time, and power cuts in the middle.
 //!
-//! Before: `driver` submits [`Job`]s in the order of the core's effects. After: `log`, `vote`; the events go back to the driver.
+//! Before: `driver` submits [`Job`]s in the order of the core's effects. After: `log`, `vote`; the
+//! events go back to the driver.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -88,8 +90,8 @@ enum Message {
 /// The handle on the thread. Dropping it stops the thread as [`Wal::stop`] does.
 #[derive(Debug)]
 pub struct Wal {
-    // Unbounded, so that submitting never blocks the driver. What may pile up in it is bounded where writes are admitted
-    // (`Limits::in_flight_writes`, `in_flight_bytes`) and, on a follower, by the leader's window of appends.
+    // Unbounded, so that submitting never blocks the driver. What may pile up in it is bounded where writes are
+    // admitted (`Limits::in_flight_writes`, `in_flight_bytes`) and, on a follower, by the leader's window of appends.
     jobs: Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
     reader: LogReader,
@@ -345,8 +347,9 @@ impl Writer {
                 self.done = Some(token);
             }
             Job::SaveVote { token, term, voted_for } => {
-                // Durable before the entries staged so far, which were asked for earlier: harmless, they are not reported yet. The other
-                // way round would not be: entries of a term must never outlive the vote cast in it.
+                // Durable before the entries staged so far, which were asked for earlier: harmless, they
+                // are not reported yet. The other way round would not be: entries of a term must never
+                // outlive the vote cast in it.
                 self.vote
                     .save(term, voted_for)
                     .map_err(|source| LogError::Io { what: "save the vote beside", source })?;

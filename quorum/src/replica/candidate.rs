@@ -1,7 +1,7 @@
 //! Elections: first the question whether a vote would be granted, then the vote itself.
 //!
-//! The pre-vote (Raft thesis, 9.6) costs nobody a term: a node that was cut off cannot depose a leader that the others still hear. A transfer
-//! skips it, since the leader itself asked.
+//! The pre-vote (Raft thesis, 9.6) costs nobody a term: a node that was cut off cannot depose a leader that the others
+//! still hear. A transfer skips it, since the leader itself asked.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ pub(crate) struct Candidate {
     granted: BTreeSet<NodeId>,
     /// Whether a person wished for this, here or through the old leader: leadership is then not handed back by itself.
     by_hand: bool,
-    /// When those who have not granted are asked again: a question or its answer may have been lost, and a voter that stood by the old leader
-    /// a moment longer than this node would otherwise cost a whole timeout.
+    /// When those who have not granted are asked again: a question or its answer may have been lost, and a voter that
+    /// stood by the old leader a moment longer than this node would otherwise cost a whole timeout.
     asks_again: Time,
 }
 
@@ -35,7 +35,8 @@ impl Replica {
         self.maybe_win();
     }
 
-    /// Enters the next term with this node's vote for itself, and asks for the others'. In a `transfer` the leader asked for it.
+    /// Enters the next term with this node's vote for itself, and asks for the others'. In a `transfer`
+    /// the leader asked for it.
     pub(super) fn become_candidate(&mut self, transfer: bool, by_hand: bool) {
         self.assert_may_campaign();
         self.leader = None;
@@ -84,11 +85,13 @@ impl Replica {
         self.maybe_win();
     }
 
-    /// Whether a pre-vote may be granted as far as this node's own wish to lead goes. After the death of a leader everyone's patience ends at about
-    /// the same time, and two who go on to the vote at once split it, for a whole timeout. So a node that is asked lets the other go ahead and
-    /// starts its own wait anew; of two that ask at once, the one with the better log goes ahead, or the higher id.
+    /// Whether a pre-vote may be granted as far as this node's own wish to lead goes. After the death of a leader
+    /// everyone's patience ends at about the same time, and two who go on to the vote at once split it, for a whole
+    /// timeout. So a node that is asked lets the other go ahead and starts its own wait anew; of two that ask at once,
+    /// the one with the better log goes ahead, or the higher id.
     ///
-    /// A node is so courteous once, until it hears from a leader again: who goes ahead may be the one that cannot reach the others.
+    /// A node is so courteous once, until it hears from a leader again: who goes ahead may be the one that
+    /// cannot reach the others.
     pub(super) fn gives_way(&mut self, to: NodeId, last: Position) -> bool {
         let asks = match &self.role {
             RoleState::Candidate(candidate) if candidate.pre_vote && !candidate.by_hand => true,
@@ -137,12 +140,14 @@ impl Replica {
         }
     }
 
-    /// Goes on if E voters (of both halves of a joint configuration) are for it. This node's own vote counts once it is durable.
+    /// Goes on if E voters (of both halves of a joint configuration) are for it. This node's own vote
+    /// counts once it is durable.
     pub(super) fn maybe_win(&mut self) {
         let RoleState::Candidate(candidate) = &self.role else { return };
         let Some(config) = self.log.config() else { return };
         let own_counts = if candidate.pre_vote {
-            // It stands by its leader like any other voter, or a lease that counts on it would not hold. Alone there is nobody to stand by.
+            // It stands by its leader like any other voter, or a lease that counts on it would not hold. Alone
+            // there is nobody to stand by.
             !self.stands_by_a_leader() || self.elects_itself()
         } else {
             self.promises.is_done(self.promises.latest_vote())

@@ -8,17 +8,18 @@ use crate::message::{Body, Head};
 use crate::types::{Index, NodeId, Position, Term};
 
 impl Replica {
-    /// Whether this node stands by a leader: it heard from one within the shortest election timeout, or cannot rule that out because it has
-    /// just started. Such a node refuses (pre-)votes, which is what makes a leader's lease hold and keeps a node that was cut off from
-    /// disturbing the rest.
+    /// Whether this node stands by a leader: it heard from one within the shortest election timeout, or cannot rule
+    /// that out because it has just started. Such a node refuses (pre-)votes, which is what makes a leader's lease hold
+    /// and keeps a node that was cut off from disturbing the rest.
     pub(super) fn stands_by_a_leader(&self) -> bool {
         let recent = |t| self.now.since(t) < self.settings.election_min;
         let just_started = recent(self.started) && !bugs::is_on(Bug::LeaseWithoutRefusalAfterStart);
         self.as_leader().is_some() || just_started || self.heard_from_leader.is_some_and(recent)
     }
 
-    /// Whether a candidate's log has everything that may be committed here (Raft, 5.4.1). A blank node holds nothing, and under this id it never
-    /// has: any log will do, and a founder that told nobody else of the cluster before it stopped needs such votes (see the crate's page).
+    /// Whether a candidate's log has everything that may be committed here (Raft, 5.4.1). A blank node holds nothing,
+    /// and under this id it never has: any log will do, and a founder that told nobody else of the cluster before it
+    /// stopped needs such votes (see the crate's page).
     fn may_vote_for(&self, last: Position) -> bool {
         !self.removed && (last >= self.log.last() || bugs::is_on(Bug::VoteIgnoresLog))
     }
@@ -69,7 +70,8 @@ impl Replica {
     fn follow(&mut self, from: NodeId) {
         assert_ne!(self.leader, Some(self.id), "term {} has two leaders: this node and {from}", self.term);
         if self.is_blank() {
-            // It belongs to no cluster yet, and two founders may court it in the same term: it goes with the first whose configuration it stores.
+            // It belongs to no cluster yet, and two founders may court it in the same term: it goes with the first
+            // whose configuration it stores.
             self.leader = None;
         }
         self.become_follower(self.term, Some(from));
@@ -115,8 +117,9 @@ impl Replica {
     pub(super) fn handle_heartbeat(&mut self, from: NodeId, round: u64, commit: Index) {
         self.follow(from);
         let commit = if bugs::is_on(Bug::CommitBeyondAgreement) { commit.min(self.log.last().index) } else { commit };
-        // A leader names no more than this node has confirmed to it to be durable here. What is missing of that, the disk has lost without
-        // noticing (the last batch of a log, rotten, looks torn): the node can count for nothing any more.
+        // A leader names no more than this node has confirmed to it to be durable here. What is missing of
+        // that, the disk has lost without noticing (the last batch of a log, rotten, looks torn): the node can
+        // count for nothing any more.
         if commit > self.log.last().index {
             self.effects.push(Effect::Forgot { confirmed: commit });
             return;
@@ -141,8 +144,8 @@ impl Replica {
         self.follow(from);
         let late = last.index <= self.commit || self.log.term_at(last.index) == Some(last.term);
         if late && !bugs::is_on(Bug::LateSnapshotInstalled) {
-            // It came too late to be of use, but it proves agreement up to there. Installing it would drop the entries behind it, and those may
-            // be acknowledged already.
+            // It came too late to be of use, but it proves agreement up to there. Installing it would drop the entries
+            // behind it, and those may be acknowledged already.
             self.commit_to(last.index);
             self.send_after(self.promises.latest(), from, Body::Appended { durable: last.index });
             return;

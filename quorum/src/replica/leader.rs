@@ -1,4 +1,5 @@
-//! What a leader does: orders proposals, replicates, counts durable copies, confirms reads, and knows when its reign is over.
+//! What a leader does: orders proposals, replicates, counts durable copies, confirms reads, and
+//! knows when its reign is over.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use super::transfer::Transfer;
 /// Rounds whose start is remembered for the lease. Answers to older ones prove nothing that newer ones do not.
 const ROUNDS_MAX: usize = 64;
 
-/// Most nodes that a leader keeps a pipeline to, those included that are told of their removal: members and as many who left.
+/// Most nodes that a leader keeps a pipeline to, those included that are told of their removal:
+/// members and as many who left.
 const PEERS_MAX: usize = 64;
 
 /// How long a node that is no longer a member is still told so, in election timeouts.
@@ -78,8 +80,9 @@ impl Replica {
         self.reign(by_hand, Kind::Empty);
     }
 
-    /// Founds a cluster. Its first term needs no election: it is this node's, since the cluster's id is, drawn anew by the host for each attempt.
-    /// A node that stopped before its first configuration was durable, but not its term, may so try again.
+    /// Founds a cluster. Its first term needs no election: it is this node's, since the cluster's id is, drawn
+    /// anew by the host for each attempt. A node that stopped before its first configuration was durable, but not
+    /// its term, may so try again.
     pub(super) fn on_form(&mut self, config: Config) {
         if !self.is_blank() {
             self.effects.push(Effect::Refuse(Refusal::NotBlank));
@@ -150,7 +153,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether a node was heard from within an election timeout. A new leader gives everyone that long to answer for the first time.
+    /// Whether a node was heard from within an election timeout. A new leader gives everyone that long to
+    /// answer for the first time.
     pub(super) fn in_contact(&self, leader: &Leader, id: NodeId) -> bool {
         let since = |t| self.now.since(t) < self.settings.election_max;
         id == self.id || leader.peers.get(&id).is_some_and(|p| since(p.heard.unwrap_or(leader.elected_at)))
@@ -202,7 +206,8 @@ impl Replica {
         let Some(progress) = self.leader_mut().and_then(|l| l.peers.get_mut(&to)) else { return };
         if progress.pace == Pace::Snapshot {
             progress.probe_from(last.map_or(progress.next, Index::next));
-            // After a failure the next answered heartbeat starts over: at once would be a busy loop with a peer that is away.
+            // After a failure the next answered heartbeat starts over: at once would be a busy loop
+            // with a peer that is away.
             if last.is_some() {
                 self.replicate(to);
             }
@@ -259,8 +264,8 @@ impl Replica {
         let lost = overdue && !bugs::is_on(Bug::LostAppendNotRepeated);
         match progress.pace {
             Pace::Stream if lost => progress.probe_from(progress.durable.next()),
-            // The same question again: of a member not heard of in this reign nothing is known yet, and starting at the log's beginning would cost
-            // it a snapshot.
+            // The same question again: of a member not heard of in this reign nothing is known yet, and starting at the
+            // log's beginning would cost it a snapshot.
             Pace::Probe if lost => progress.in_flight.clear(),
             _ => {}
         }
@@ -298,8 +303,9 @@ impl Replica {
         }
     }
 
-    /// Opens the cluster for writes once every voter is known to hold its first configuration. Of two would-be founders at most one gets there, since
-    /// a node takes its first configuration from one cluster only. One change at a time, here too: a learner may just have come.
+    /// Opens the cluster for writes once every voter is known to hold its first configuration. Of two would-be founders
+    /// at most one gets there, since a node takes its first configuration from one cluster only. One change at a time,
+    /// here too: a learner may just have come.
     fn maybe_open(&mut self) {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return };
         let holds = |id: NodeId| self.durable_at(leader, id) >= Index(1);
@@ -311,7 +317,8 @@ impl Replica {
         self.append_config(opened);
     }
 
-    /// Takes a change's next step when the last one is committed: from joint to final, and out of office if that leaves this node out.
+    /// Takes a change's next step when the last one is committed: from joint to final, and out of office if
+    /// that leaves this node out.
     fn maybe_finish_change(&mut self) {
         let Some(config) = self.log.config().cloned() else { return };
         let early = config.is_joint() && bugs::is_on(Bug::FinalBeforeJointCommitted);
@@ -333,7 +340,8 @@ impl Replica {
         self.advance();
     }
 
-    /// The end of a leader that its own last configuration leaves out: the others learn of the commit, and the best of them campaigns at once.
+    /// The end of a leader that its own last configuration leaves out: the others learn of the commit, and the best
+    /// of them campaigns at once.
     fn retire(&mut self) {
         self.beat();
         if let Some(to) = self.most_caught_up() {
@@ -379,8 +387,8 @@ impl Replica {
         Ok(config.clone())
     }
 
-    /// Refuses numbers by which no successor could be elected from the nodes in contact now: if this leader failed next, and a disk is among what
-    /// is missing, nobody could ever undo the change.
+    /// Refuses numbers by which no successor could be elected from the nodes in contact now: if this leader failed
+    /// next, and a disk is among what is missing, nobody could ever undo the change.
     fn still_elects(&self, leader: &Leader, change: &Change) -> Result<(), Refusal> {
         let next = self.log.config().ok_or(Refusal::NotLeader)?.changed(change.clone());
         let live = next.voters.iter().filter(|m| self.in_contact(leader, m.id)).count();
@@ -431,15 +439,18 @@ impl Replica {
         self.tick_transfer();
     }
 
-    /// Check-quorum: C voters answered within an election timeout, and the own disk does not owe anything longer than that.
+    /// Check-quorum: C voters answered within an election timeout, and the own disk does not owe
+    /// anything longer than that.
     fn keeps_office(&self) -> bool {
         let (Some(leader), Some(config)) = (self.as_leader(), self.log.config()) else { return false };
         let disk_answers = self.promises.oldest().is_none_or(|t| self.now.since(t) < self.settings.election_max);
         bugs::is_on(Bug::CheckQuorumOff) || disk_answers && config.confirms(|id| self.in_contact(leader, id))
     }
 
-    /// A node that is no member asks for votes, or says that it is here: it does not know yet that it was removed, perhaps since it was away for longer
-    /// than a farewell takes, or that the entry that took it in was never committed. It is sent the log up to the configuration that says so, as if it had just left. Not while a change is under way: it may be on its way in.
+    /// A node that is no member asks for votes, or says that it is here: it does not know yet that it was removed,
+    /// perhaps since it was away for longer than a farewell takes, or that the entry that took it in was never
+    /// committed. It is sent the log up to the configuration that says so, as if it had just left. Not while a change
+    /// is under way: it may be on its way in.
     pub(super) fn maybe_tell_of_removal(&mut self, from: NodeId) {
         let settled = |c: &SharedConfig| !c.is_joint() && c.member(from).is_none();
         if from == self.id || !self.config_committed() || !self.log.config().is_some_and(settled) {
@@ -534,8 +545,8 @@ impl Replica {
         }
     }
 
-    /// Whether C voters answered a round that began so recently that none of them may vote for another yet. A tenth is kept back for clocks that run
-    /// at different rates.
+    /// Whether C voters answered a round that began so recently that none of them may vote for another yet. A tenth is
+    /// kept back for clocks that run at different rates.
     fn has_lease(&self, leader: &Leader, config: &Config) -> bool {
         let ended = leader.lease_ended && !bugs::is_on(Bug::LeaseSurvivesTransfer);
         if !self.settings.lease_reads || ended {

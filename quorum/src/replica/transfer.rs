@@ -1,7 +1,8 @@
 //! Handing leadership over: by hand, on the way down, or back to where it prefers to live (Raft thesis, 3.10).
 //!
-//! While a transfer is under way nothing new is appended, so that the heir can catch up; it campaigns at once when it has, with its log as good as
-//! anyone's. If that does not happen within an election timeout the leader goes on as before.
+//! While a transfer is under way nothing new is appended, so that the heir can catch up; it campaigns at once
+//! when it has, with its log as good as anyone's. If that does not happen within an election timeout the
+//! leader goes on as before.
 
 use super::{Replica, RoleState};
 use crate::effect::{Effect, Refusal};
@@ -33,8 +34,8 @@ impl Replica {
         }
     }
 
-    /// Why no heir could be elected now: with fewer than E voters in contact, handing over would only end this reign. That matters most where W is
-    /// small and E is all of them.
+    /// Why no heir could be elected now: with fewer than E voters in contact, handing over would only end this reign.
+    /// That matters most where W is small and E is all of them.
     fn electors_missing(&self) -> Option<Refusal> {
         let (leader, config) = (self.as_leader()?, self.log.config()?);
         config.halves().find_map(|(voters, quorum)| {
@@ -73,7 +74,8 @@ impl Replica {
         self.send(from, Body::TransferNow { by_hand });
     }
 
-    /// Gives up on a transfer that takes too long, and begins one to the preferred node when it has been in step for a while.
+    /// Gives up on a transfer that takes too long, and begins one to the preferred node when it has
+    /// been in step for a while.
     pub(super) fn tick_transfer(&mut self) {
         let now = self.now;
         let preferred_in_step = self.preferred_in_step();

@@ -1,8 +1,8 @@
 //! A host for tests: real replicas, and around each what a driver would give it, all in memory and deterministic.
 //!
-//! Every node has a disk that keeps things in order and only when told to, a network that delivers what and when it is told to, and applied
-//! state. A crash loses what the disk does not have. After every step [`Oracle`] checks what must always hold. Random runs and golden
-//! scripts drive the very same host.
+//! Every node has a disk that keeps things in order and only when told to, a network that delivers what and when it is
+//! told to, and applied state. A crash loses what the disk does not have. After every step [`Oracle`] checks what must
+//! always hold. Random runs and golden scripts drive the very same host.
 #![allow(dead_code, unreachable_pub, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod oracle;
@@ -254,7 +254,8 @@ impl Host {
         n.replica = Some(Replica::new(id, n.settings.clone(), recovered, now));
     }
 
-    /// The process dies: whatever the disk does not have is lost. `kept` of the queued operations still reach it, as may happen.
+    /// The process dies: whatever the disk does not have is lost. `kept` of the queued operations still
+    /// reach it, as may happen.
     pub fn crash(&mut self, id: NodeId, kept: usize) {
         self.say(|| format!("n{id} CRASH"));
         let n = self.nodes.get_mut(&id).expect("known");

@@ -195,7 +195,8 @@ impl Oracle {
         }
     }
 
-    /// A leader has been answered by C voters within the longest election timeout, unless it was elected more recently than that.
+    /// A leader has been answered by C voters within the longest election timeout, unless it was elected
+    /// more recently than that.
     pub fn keeps_office(&mut self, n: &Node, now: u64) {
         let r = n.replica.as_ref().expect("up");
         let began = self.of(n).reigns.get(&r.term()).copied().unwrap_or(now);
@@ -222,7 +223,8 @@ impl Oracle {
         }
     }
 
-    /// Only who was a member by a committed configuration, and is not by a later committed one, may throw its data away.
+    /// Only who was a member by a committed configuration, and is not by a later committed one,
+    /// may throw its data away.
     pub fn set_aside(&mut self, n: &Node) {
         let id = n.id;
         let c = self.of(n);

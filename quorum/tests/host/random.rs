@@ -1,6 +1,7 @@
 //! Random runs: faults of every kind for a while, then none, and the cluster must come back.
 //!
-//! A seed names a run on every machine. What fails is run again with a trace, one line per event, whose end is printed with the seed.
+//! A seed names a run on every machine. What fails is run again with a trace, one line per event, whose end
+//! is printed with the seed.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -169,7 +170,8 @@ pub fn hunted(hunt: Hunt, seed: u64, steps: u64) -> Tally {
     run.tally()
 }
 
-/// One or two founders among blank nodes, under faults: at most one cluster opens. With one founder, one must, whatever stopped and came back on the way.
+/// One or two founders among blank nodes, under faults: at most one cluster opens. With one founder, one must, whatever
+/// stopped and came back on the way.
 pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> Tally {
     let mut rng = Rng(seed);
     let settings = settings(&mut rng, seed);
@@ -192,7 +194,8 @@ pub fn forming(seed: u64, traced: bool, trace: &mut Vec<String>, steps: u64) -> 
             run.0.host.form(founder, config);
         }
         match run.0.rng.below(100) {
-            // A founder's host tells nobody before the first configuration is on its own disk; one that stopped earlier begins anew.
+            // A founder's host tells nobody before the first configuration is on its own disk; one that
+            // stopped earlier begins anew.
             0 if crashes && (founders == 2 || run.0.host.nodes[&founder].disk.store.last().index.0 > 0) => {
                 run.0.crash_or_restart();
             }
@@ -262,8 +265,8 @@ impl Run {
         }
     }
 
-    /// One step of a hunt: mostly ordinary life, some of what the hunt is about, and few faults besides. Time passes by some 4 ms a step, so
-    /// that what happens twice in a thousand steps happens every two seconds.
+    /// One step of a hunt: mostly ordinary life, some of what the hunt is about, and few faults besides. Time passes by
+    /// some 4 ms a step, so that what happens twice in a thousand steps happens every two seconds.
     fn hunt(&mut self, hunt: Hunt) {
         self.seize_the_moment(hunt);
         match (hunt, self.rng.below(1000)) {
@@ -335,7 +338,8 @@ impl Run {
         }
     }
 
-    /// The node that heard nothing hears everything again; if it was stopped, it is asked for a read before its clock is looked at.
+    /// The node that heard nothing hears everything again; if it was stopped, it is asked for a read
+    /// before its clock is looked at.
     fn release(&mut self) {
         let Some(id) = self.held.take() else { return };
         let n = self.host.nodes.get_mut(&id).expect("known");
@@ -505,7 +509,8 @@ impl Run {
         }
     }
 
-    /// Whether the cluster could still elect a leader without this node's disk, by every configuration that anyone knows.
+    /// Whether the cluster could still elect a leader without this node's disk, by every
+    /// configuration that anyone knows.
     fn can_spare(&self, victim: NodeId) -> bool {
         let left = |id: NodeId| id != victim && self.host.nodes.get(&id).is_some_and(|n| !n.gone);
         let known = self
@@ -591,7 +596,8 @@ impl Run {
         }
     }
 
-    /// No more faults: within a minute there is a leader, lost voters are replaced, a write is acknowledged, and everyone has it.
+    /// No more faults: within a minute there is a leader, lost voters are replaced, a write is
+    /// acknowledged, and everyone has it.
     fn recover(&mut self) {
         assert!(self.formed);
         self.heal();

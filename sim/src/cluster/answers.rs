@@ -1,4 +1,5 @@
-//! What processes owe: answers to clients, to other nodes and to whoever asked for a change, handed on when they have come.
+//! What processes owe: answers to clients, to other nodes and to whoever asked for a change,
+//! handed on when they have come.
 //!
 //! Before: [`super::turn`]. After: the clients, and [`super::network`] for what goes back to another host.
 

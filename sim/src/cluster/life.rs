@@ -1,4 +1,5 @@
-//! The life of a process on a host: how it is brought up on what the disk holds, how it is killed, how it ends by itself.
+//! The life of a process on a host: how it is brought up on what the disk holds, how it is
+//! killed, how it ends by itself.
 //!
 //! Before: the loop of events, the nemesis. After: [`super::turn`].
 

@@ -151,7 +151,8 @@ impl Cluster {
             .heard
             .get(&id)
             .is_some_and(|(i, n, _)| *i > incarnation || (*i == incarnation && *n != process && self.is_running(*n)));
-        // A node that is bound to no cluster goes with the first that comes, until nobody of that one is there any more.
+        // A node that is bound to no cluster goes with the first that comes, until nobody of
+        // that one is there any more.
         let courted = ours.is_none()
             && theirs.is_some()
             && p.heard.values().any(|(_, n, first)| first.is_some() && *first != theirs && self.is_running(*n));
@@ -163,7 +164,8 @@ impl Cluster {
         Some((p.machine.replica().id(), p.machine.incarnation(), p.number, p.machine.state().cluster))
     }
 
-    /// A node keeps a connection to every other member, whether it has to say anything or not: so each knows which processes are there.
+    /// A node keeps a connection to every other member, whether it has to say anything or not: so each knows
+    /// which processes are there.
     pub(super) fn connect(&mut self, host: usize) {
         let (Some(p), Some(sender)) = (&self.hosts[host].process, self.sender(host)) else { return };
         let Some(config) = p.machine.replica().config().cloned() else { return };
@@ -192,7 +194,8 @@ impl Cluster {
         let Some(p) = &mut self.hosts[to].process else { return Ok(()) };
         if !matches!(cargo, Cargo::Introduction(..) | Cargo::Welcome(_) | Cargo::Snapshot { .. }) {
             p.heard.insert(id, (incarnation, process, theirs));
-            // Whoever keeps a connection to a node is dialed by it. An introduction is none: a founder dials nobody before it cannot forget its cluster.
+            // Whoever keeps a connection to a node is dialed by it. An introduction is none: a founder dials nobody
+            // before it cannot forget its cluster.
             p.addresses.insert(id, from);
         }
         p.heard_at.insert(id, self.now);

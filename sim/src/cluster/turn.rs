@@ -1,6 +1,7 @@
 //! A turn of a host's driver and what it asks of the disk, with the invariants that look at a node from outside.
 //!
-//! Before: whatever happened at the host. After: [`super::network`] for what it sends, [`super::answers`] for what it owes.
+//! Before: whatever happened at the host. After: [`super::network`] for what it sends,
+//! [`super::answers`] for what it owes.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,8 @@ impl Cluster {
         self.settle(host)
     }
 
-    /// Has the next piece of a store's table drained, as a thread of its own would do it: beside writes, and as long as the disk takes.
+    /// Has the next piece of a store's table drained, as a thread of its own would do it: beside writes, and
+    /// as long as the disk takes.
     fn drain_on(&mut self, host: usize) {
         let h = &mut self.hosts[host];
         let Some(p) = h.process.as_mut().filter(|p| !p.draining && p.machine.store().must_drain()) else { return };
@@ -124,7 +126,8 @@ impl Cluster {
         let failed = matches!(event, Some(WalEvent::Failed { .. }));
         for job in jobs {
             if failed {
-                // What the disk holds now is not certain any more: what was overwritten may be gone, though the write was reported as failed.
+                // What the disk holds now is not certain any more: what was overwritten may be gone, though the
+                // write was reported as failed.
                 note_overwritten(&mut h.durable, &job);
             } else {
                 note_durable(&mut h.durable, job);
@@ -216,7 +219,8 @@ impl Cluster {
         let h = &self.hosts[host];
         let Some(p) = h.process.as_ref().filter(|p| p.machine.replica().role() == Role::Leader) else { return Ok(()) };
         let seen = Seen { name: &h.name, process: p.number, replica: p.machine.replica(), durable: &h.durable };
-        // The product's bound is the longest timeout by its own clock; what arrives late confirms what was true a while ago.
+        // The product's bound is the longest timeout by its own clock; what arrives late confirms
+        // what was true a while ago.
         let patience = 2 * self.plan.election.1 + 500_000;
         leader_in_contact::check(&seen, (self.now, p.leads_since), &p.heard_at, patience)
     }

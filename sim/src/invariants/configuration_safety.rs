@@ -1,6 +1,7 @@
-//! Committed configurations follow one another by the rules: by one version each, voters and W only through a joint one, and a joint one is ended by its
-//! own final one. One change at a time: of those in a log all but the newest are committed. Nobody is made a voter before it has nearly all of the log.
-//! Every node goes by the configurations that its log has, and leaves for good only when a committed one does without it.
+//! Committed configurations follow one another by the rules: by one version each, voters and W only through a joint
+//! one, and a joint one is ended by its own final one. One change at a time: of those in a log all but the newest are
+//! committed. Nobody is made a voter before it has nearly all of the log. Every node goes by the configurations that
+//! its log has, and leaves for good only when a committed one does without it.
 
 use quorum::{Config, NodeId};
 
@@ -73,10 +74,12 @@ pub fn in_force(chronicle: &Chronicle, seen: &Seen<'_>) -> Result<(), Violation>
     Ok(())
 }
 
-/// A node after a turn: the configurations that it has made, as the leader, from version `after` on. Returns the newest one that it has.
+/// A node after a turn: the configurations that it has made, as the leader, from version `after` on. Returns
+/// the newest one that it has.
 ///
 /// # Errors
-/// When it makes a voter of one whose disk holds nothing, or less of the log than all but `lag` entries: writes would wait for that one.
+/// When it makes a voter of one whose disk holds nothing, or less of the log than all but `lag` entries: writes
+/// would wait for that one.
 pub fn taken_in(seen: &Seen<'_>, disks: &Disks<'_>, after: u64, lag: u64) -> Result<u64, Violation> {
     let replica = seen.replica;
     let newest = replica.configs().last().filter(|(_, config)| config.version > after);

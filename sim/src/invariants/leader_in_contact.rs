@@ -1,4 +1,5 @@
-//! Whoever leads is heard by C voters: a leader that they cannot reach steps down, so that its clients look for another.
+//! Whoever leads is heard by C voters: a leader that they cannot reach steps down, so that its
+//! clients look for another.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,8 @@ use quorum::NodeId;
 use super::Seen;
 use crate::truth::Violation;
 
-/// A leader after a tick. `since` is when its reign began, `heard` when each node's last message arrived, `patience` how long it may take.
+/// A leader after a tick. `since` is when its reign began, `heard` when each node's last message arrived,
+/// `patience` how long it may take.
 ///
 /// # Errors
 /// When it has led for longer than that, and has not heard from C voters meanwhile.

@@ -1,4 +1,5 @@
-//! A read shows the committed state at one index, and a linearizable one an index that is not older than anything any client knew when it began.
+//! A read shows the committed state at one index, and a linearizable one an index that is not older than anything any
+//! client knew when it began.
 
 use crate::truth::{Chronicle, Stored, Violation};
 

@@ -1,5 +1,5 @@
-//! Nobody votes twice in a term, or before its disk holds the vote, and nobody comes back under its identity without what its disk held: so whoever holds
-//! nothing and votes has never held anything under this identity.
+//! Nobody votes twice in a term, or before its disk holds the vote, and nobody comes back under its identity without
+//! what its disk held: so whoever holds nothing and votes has never held anything under this identity.
 
 use quorum::{Body, Message, NodeId};
 

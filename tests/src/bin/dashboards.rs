@@ -1,5 +1,5 @@
-//! Writes the Grafana dashboards of `quorate_tests::dashboards` to the chart; with `pictures`, draws them for docs/images from a cluster under load that
-//! loses its leader and gets it back.
+//! Writes the Grafana dashboards of `quorate_tests::dashboards` to the chart; with `pictures`, draws them for
+//! docs/images from a cluster under load that loses its leader and gets it back.
 
 // What cannot be done ends the program, with what was wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used)]

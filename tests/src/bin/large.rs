@@ -1,7 +1,9 @@
-//! `make large`: one node, more data than memory. How much memory it takes, how long reads wait for the disk, and how long a restart takes.
+//! `make large`: one node, more data than memory. How much memory it takes, how long reads wait for the disk, and
+//! how long a restart takes.
 //!
-//! `KEYS` (1,000,000), `VALUE_BYTES` (1,000) and `MEMORY_MIB` (384) may be set. The memory, the system's cache of its files included, is limited by a
-//! control group where one may be made (root); elsewhere only what the process holds is watched.
+//! `KEYS` (1,000,000), `VALUE_BYTES` (1,000) and `MEMORY_MIB` (384) may be set. The memory, the system's cache of
+//! its files included, is limited by a control group where one may be made (root); elsewhere only what the
+//! process holds is watched.
 
 // A check that fails ends the program, with what was wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used)]

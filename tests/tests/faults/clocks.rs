@@ -1,7 +1,8 @@
-//! Clocks. Covered: monotonic clocks of nodes that have nothing to do with one another, and one that stands elsewhere after each restart, forwards and
-//! backwards by days, as after a move to another machine (a time namespace, util-linux's `unshare`). Pauses, which make a clock jump for
-//! the process, are in `incidents` and in the nemesis. Not covered: steps of the wall clock, which no decision reads (it is shown by
-//! `INFO` and in log lines only), and clocks that run too fast or too slow: those are the simulator's.
+//! Clocks. Covered: monotonic clocks of nodes that have nothing to do with one another, and one that stands elsewhere
+//! after each restart, forwards and backwards by days, as after a move to another machine (a time namespace,
+//! util-linux's `unshare`). Pauses, which make a clock jump for the process, are in `incidents` and in the nemesis. Not
+//! covered: steps of the wall clock, which no decision reads (it is shown by `INFO` and in log lines only), and clocks
+//! that run too fast or too slow: those are the simulator's.
 
 use quorate_tests::load::Load;
 use quorate_tests::{Arena, Setup};

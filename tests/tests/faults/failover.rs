@@ -17,20 +17,22 @@ const DAY: f64 = 86_400.0;
 /// A cluster without a leader after so long has none for good.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
-/// A failover slower than this is printed with what the nodes logged meanwhile: no patience is longer, and what follows it takes tens of milliseconds.
+/// A failover slower than this is printed with what the nodes logged meanwhile: no patience is longer, and what follows
+/// it takes tens of milliseconds.
 const SLOW: Duration = Duration::from_millis(1_200);
 
-/// What dominates is the patience of the followers: the shorter of two draws from 500 to 1,000 ms, so 670 ms in the middle, less what has passed
-/// of it since the last heartbeat. Votes, their syncs and the first entry take tens of milliseconds.
+/// What dominates is the patience of the followers: the shorter of two draws from 500 to 1,000 ms, so 670 ms
+/// in the middle, less what has passed of it since the last heartbeat. Votes, their syncs and the first entry
+/// take tens of milliseconds.
 ///
-/// So at night, when an optimized build is alone on its machine. Otherwise other clusters run beside this one, and the machine may be any: then only what is
-/// out of all proportion fails.
+/// So at night, when an optimized build is alone on its machine. Otherwise other clusters run beside this one, and the
+/// machine may be any: then only what is out of all proportion fails.
 fn p50_max() -> Duration {
     Duration::from_millis(amount(3_000, 1_100) as u64)
 }
 
-/// Simulated machines on which every process waits for its turn (`quorum/tests/failover.rs`) take 1.8 s at most; an attempt to write that came too
-/// early, and the process that asks, wait for theirs, too.
+/// Simulated machines on which every process waits for its turn (`quorum/tests/failover.rs`) take 1.8 s at most; an
+/// attempt to write that came too early, and the process that asks, wait for theirs, too.
 fn longest_max() -> Duration {
     Duration::from_secs(amount(15, 3) as u64)
 }

@@ -1,7 +1,7 @@
 //! What happened to others, tried here: each test is named after what must not happen and after whom it happened to.
 //!
-//! More of them stand where their fault is at home: slow disks, failed syncs and early acknowledgements in `disks`. What needs a power cut is the
-//! simulator's; what an operator on Kubernetes decides is not part of these tests.
+//! More of them stand where their fault is at home: slow disks, failed syncs and early acknowledgements in `disks`.
+//! What needs a power cut is the simulator's; what an operator on Kubernetes decides is not part of these tests.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ async fn writes_wait_for_a_missing_copy_and_w_stays_unlike_semi_sync_in_mysql_an
     arena.cluster.converged().await;
 }
 
-/// Sends a request and leaves the answer for later. Returns when the system has the bytes: the node itself need not run.
+/// Sends a request and leaves the answer for later. Returns when the system has the bytes: the
+/// node itself need not run.
 async fn ask_to_read(url: &str) -> TcpStream {
     let host = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.expect("a connection, which the system makes");

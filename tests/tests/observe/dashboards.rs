@@ -47,7 +47,8 @@ fn the_files_in_the_chart_are_those_of_the_list() {
     }
 }
 
-// The rules of Grafana's own linter that concern dashboards of one Prometheus, but for its variable `instance`, in whose place there is `pod`.
+// The rules of Grafana's own linter that concern dashboards of one Prometheus, but for its variable `instance`, in
+// whose place there is `pod`.
 #[test]
 fn every_dashboard_has_the_variables_and_every_panel_its_unit_description_and_matchers() {
     let all = all();

@@ -1,8 +1,9 @@
 //! Load: clients that take tickets from a pacer, and what they counted.
 //!
-//! *Closed loop* (no rate): each client sends its next request when the last one was answered. *Open loop* (a rate): requests are due at
-//! fixed times whatever the answers do, and a latency counts from when the request was due. A slow answer thus also delays, in the figures,
-//! those that had to wait behind it: nothing is left out because the store was slow (coordinated omission).
+//! *Closed loop* (no rate): each client sends its next request when the last one was answered. *Open loop* (a rate):
+//! requests are due at fixed times whatever the answers do, and a latency counts from when the request was due. A slow
+//! answer thus also delays, in the figures, those that had to wait behind it: nothing is left out because the store was
+//! slow (coordinated omission).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::wire::{Answer, Connection, Op, Protocol};
 
 /// Latencies above a minute are counted as a minute.
 const LATENCY_MICROS_MAX: u64 = 60_000_000;
-/// tokio's timers fire up to a millisecond late. That much is the generator's fault, not the store's, if the client was free in time.
+/// tokio's timers fire up to a millisecond late. That much is the generator's fault, not the store's, if the
+/// client was free in time.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 /// After a refusal or a lost connection a client rests this long, so that errors do not become a busy loop.
 const REFUSED_PAUSE: Duration = Duration::from_millis(5);
@@ -89,7 +91,8 @@ impl Pacer {
         self.rate.map_or(self.start, |rate| self.start + Duration::from_secs_f64(begun as f64 / rate))
     }
 
-    /// Requests that were due within the time but never sent, because every client was busy. Only an open loop has them.
+    /// Requests that were due within the time but never sent, because every client was busy.
+    /// Only an open loop has them.
     pub(crate) fn unsent(&self) -> u64 {
         match (self.rate, self.until) {
             (Some(rate), Until::Elapsed(duration)) => {

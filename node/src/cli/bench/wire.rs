@@ -1,7 +1,8 @@
-//! A connection for load: requests are encoded into one buffer and sent with one write, answers are parsed where they arrive.
+//! A connection for load: requests are encoded into one buffer and sent with one write, answers are
+//! parsed where they arrive.
 //!
-//! HTTP/1.1 with keep-alive and RESP2, only as much of them as the measured requests need. General HTTP clients cost more CPU per request
-//! than the store itself, and would measure themselves.
+//! HTTP/1.1 with keep-alive and RESP2, only as much of them as the measured requests need. General HTTP clients cost
+//! more CPU per request than the store itself, and would measure themselves.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -146,7 +147,8 @@ fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-/// Parses one HTTP answer: its length, what it said, and whether the connection closes after it. `None` if it is not all there yet.
+/// Parses one HTTP answer: its length, what it said, and whether the connection closes after it. `None` if
+/// it is not all there yet.
 fn http_answer(input: &[u8], op: Op) -> io::Result<Option<(usize, Answer, bool)>> {
     let Some(end) = memmem::find(input, b"\r\n\r\n") else {
         return if input.len() > HEAD_BYTES_MAX { Err(malformed("endless head")) } else { Ok(None) };

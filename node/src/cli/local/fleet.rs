@@ -1,6 +1,8 @@
-//! The nodes of `quorate local` while they run: who is up, who is held still, who was stopped, and what the page may do to them.
+//! The nodes of `quorate local` while they run: who is up, who is held still, who was stopped, and what
+//! the page may do to them.
 //!
-//! One owner, one order at a time. Stopping hands leadership over, as everywhere; pausing does not, and is the way to see an election.
+//! One owner, one order at a time. Stopping hands leadership over, as everywhere; pausing does not, and is
+//! the way to see an election.
 
 use std::time::Duration;
 
@@ -98,7 +100,8 @@ impl Fleet {
         }
     }
 
-    /// Does what the page asks for until a signal comes or every node has ended, other than by the page. The first failure is the result in the latter case.
+    /// Does what the page asks for until a signal comes or every node has ended, other than by the page. The first
+    /// failure is the result in the latter case.
     pub(super) async fn attend(&mut self, orders: &mut mpsc::Receiver<Asked>, stop: &mut Stop) -> Option<Failure> {
         let mut failure = None;
         loop {

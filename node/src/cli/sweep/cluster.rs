@@ -19,7 +19,8 @@ use super::super::verbs::read_status;
 use crate::node::{Ended, Node};
 use crate::options::{Formation, NodeOptions};
 
-/// How long the cluster may take to be as the next round needs it: many election timeouts, and a follower that catches up.
+/// How long the cluster may take to be as the next round needs it: many election timeouts, and a
+/// follower that catches up.
 const SETTLE: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(20);

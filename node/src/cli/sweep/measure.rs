@@ -1,7 +1,8 @@
 //! One round: what writes cost at one W, with so many nodes down.
 //!
-//! Three loads, one after another: a warm-up that is not shown, waves at a fixed rate whose latencies count from when a write was due, and a closed
-//! loop for the throughput. After the waves: how long until every copy shows the last of them.
+//! Three loads, one after another: a warm-up that is not shown, waves at a fixed rate whose latencies count
+//! from when a write was due, and a closed loop for the throughput. After the waves: how long until every
+//! copy shows the last of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +95,8 @@ pub(super) struct Round {
     pub(super) converged_ms: Option<f64>,
 }
 
-/// Sends what a round sends, and shows nothing of it: the first round would otherwise pay for files, connections and memory that every later one finds there.
+/// Sends what a round sends, and shows nothing of it: the first round would otherwise pay for files, connections and
+/// memory that every later one finds there.
 pub(super) async fn warm_up(cluster: &Cluster, load: &Load, ledger: &mut Ledger) -> Result<(), Failure> {
     let leader = cluster.leader().await?;
     let (n, w) = (leader.config.replicas, leader.config.write_quorum);
@@ -180,7 +182,8 @@ async fn run(
     Ok((elapsed, tally))
 }
 
-/// Waits until every one of these nodes shows at least `revision`. When the last one did; `None` if there is nothing to wait for.
+/// Waits until every one of these nodes shows at least `revision`. When the last one did; `None` if
+/// there is nothing to wait for.
 async fn show(nodes: &[Client], revision: u64) -> Result<Option<Instant>, Failure> {
     if revision == 0 {
         return Ok(None);

@@ -1,7 +1,8 @@
 //! The plots of a sweep, each as SVG and as PNG.
 //!
-//! Text is measured and drawn with a font that is part of the program, so that the plots look the same on every machine. Colours can be told apart
-//! by people who see few (Okabe and Ito 2008); what differs by W goes from dark to light.
+//! Text is measured and drawn with a font that is part of the program, so that the plots look the same on
+//! every machine. Colours can be told apart by people who see few (Okabe and Ito 2008); what differs by W
+//! goes from dark to light.
 
 use std::error::Error;
 use std::fs::File;
@@ -394,7 +395,8 @@ fn bounds(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     if low.is_finite() && high > 0.0 { (low / 1.6, high * 1.6) } else { (0.1, 10.0) }
 }
 
-/// The numbers between these that a logarithmic axis shows: 1, 2 and 5 times the powers of ten; where that is few, those between them too.
+/// The numbers between these that a logarithmic axis shows: 1, 2 and 5 times the powers of ten; where that is
+/// few, those between them too.
 fn round_numbers(low: f64, high: f64) -> Vec<f64> {
     let within = |steps: &[f64]| -> Vec<f64> {
         let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).map(|power| 10f64.powi(power));

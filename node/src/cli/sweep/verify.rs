@@ -1,7 +1,7 @@
 //! What must hold when the load is over: every node holds the same, and nothing that was acknowledged is missing.
 //!
-//! Every write to a key adds one to its version, so the versions of all keys together have grown by the acknowledged writes, and by at most
-//! those besides whose outcome is unknown.
+//! Every write to a key adds one to its version, so the versions of all keys together have grown by the acknowledged
+//! writes, and by at most those besides whose outcome is unknown.
 
 use quorate_api::{KeyValue, Page};
 use serde::Serialize;

@@ -1,13 +1,14 @@
 //! The engine on disk: fjall, an LSM tree with a journal.
 //!
-//! The store's folder holds one subfolder per engine and a pointer file, `current`, that names the one in use; an imported state is built in
-//! a fresh subfolder and takes over by a durable rename of the pointer. What the pointer does not name is removed at the next start.
+//! The store's folder holds one subfolder per engine and a pointer file, `current`, that names the one in use; an
+//! imported state is built in a fresh subfolder and takes over by a durable rename of the pointer. What the pointer
+//! does not name is removed at the next start.
 //!
-//! fjall's ways that shape this module: a plain `get` may see half a batch, so everything is read through snapshots; its writer stalls for
-//! 100–350 ms now and then, so only the drain calls [`Engine::commit`]; a journal with a gap, as a loss of power leaves it, it may refuse to
-//! open, so `journal` mends it first; with few workers it may stop flushing without an error, hence
-//! [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record and the graves live beside the keys, under prefixes
-//! of their own that no reader of keys looks at.
+//! fjall's ways that shape this module: a plain `get` may see half a batch, so everything is read through snapshots;
+//! its writer stalls for 100–350 ms now and then, so only the drain calls [`Engine::commit`]; a journal with a gap, as
+//! a loss of power leaves it, it may refuse to open, so `journal` mends it first; with few workers it may stop flushing
+//! without an error, hence [`WORKERS`] and the alarm; a second keyspace would pin journals, so the meta record and the
+//! graves live beside the keys, under prefixes of their own that no reader of keys looks at.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -34,10 +35,11 @@ use crate::kv::wire::Reader;
 const WORKERS: usize = 4;
 /// Journals beyond this make fjall flush. It begins a new one at 61 MiB; two of them hold many memtables.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-/// A flush writes and syncs this much at once, while the log on the same disk waits: twice as much, twice the wait. Half of it
-/// costs more write amplification.
+/// A flush writes and syncs this much at once, while the log on the same disk waits: twice as much, twice the wait.
+/// Half of it costs more write amplification.
 const MEMTABLE_BYTES: u64 = 8 << 20;
-/// The same for what a compaction writes and syncs at once. The first level under the flushed tables holds four of these.
+/// The same for what a compaction writes and syncs at once. The first level under the flushed
+/// tables holds four of these.
 const TABLE_BYTES: u64 = 16 << 20;
 /// fjall holds writers up at four memtables waiting to be flushed; more than these means that the workers may be stuck.
 const FLUSHES_ALARM: usize = 8;

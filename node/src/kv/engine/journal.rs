@@ -1,17 +1,20 @@
 //! The journal of an engine after a loss of power: cut behind its last whole batch, before fjall reads it.
 //!
-//! fjall writes batches one behind the other, each between a start and an end that holds a checksum, and drops the last one when it was not
-//! finished. But a disk that loses its power keeps any pages of what was not synced: those behind a gap as well. A gap within a large value
-//! leaves a batch that looks finished and whose checksum is wrong, and such a journal fjall refuses to open ("checksum mismatch", in every
-//! version up to the one in use). All nodes of a cluster that lose their power together may be left so. Nothing that was promised is in
-//! what is cut: the engine promises only what it synced, and the log repeats the rest.
+//! fjall writes batches one behind the other, each between a start and an end that holds a checksum, and drops the last
+//! one when it was not finished. But a disk that loses its power keeps any pages of what was not synced: those behind a
+//! gap as well. A gap within a large value leaves a batch that looks finished and whose checksum is wrong, and such a
+//! journal fjall refuses to open ("checksum mismatch", in every version up to the one in use). All nodes of a cluster
+//! that lose their power together may be left so. Nothing that was promised is in what is cut: the engine promises only
+//! what it synced, and the log repeats the rest.
 //!
-//! Only the newest journal can be torn, for fjall syncs one before it begins the next. Whether what is left still meets what the engine
-//! promised (rot may be anywhere) is seen by its position, against the log's start: `opening` does that.
+//! Only the newest journal can be torn, for fjall syncs one before it begins the next. Whether what is left
+//! still meets what the engine promised (rot may be anywhere) is seen by its position, against the log's
+//! start: `opening` does that.
 //!
-//! Every start reads that journal once more for this. A full one (64 MiB) takes 8 ms of processor time with values of 4 KiB, 25 with values of 256 bytes, and
-//! 100 with values of 16, of which it holds 1.2 million (two cores, optimized); what was read is in memory when fjall reads it. So it is not made to depend on
-//! how the node ended: a mark of a clean end would be one more thing to be durable in the right order.
+//! Every start reads that journal once more for this. A full one (64 MiB) takes 8 ms of processor time with values of 4
+//! KiB, 25 with values of 256 bytes, and 100 with values of 16, of which it holds 1.2 million (two cores, optimized);
+//! what was read is in memory when fjall reads it. So it is not made to depend on how the node ended: a mark of a clean
+//! end would be one more thing to be durable in the right order.
 //!
 //! This knows fjall's format, so fjall's version is pinned, and a test reads a journal of fjall's making to its end.
 
@@ -29,14 +32,15 @@ const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
-/// Ends every batch, so that a checksum of which only a part was written is noticed; and the whole of the file that names the format.
+/// Ends every batch, so that a checksum of which only a part was written is noticed; and the whole of the
+/// file that names the format.
 const TRAILER: [u8; 4] = *b"FJL\x03";
 const VERSION: &str = "version";
 /// Read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Cuts the newest journal in an engine's folder, if there is one, behind its last whole batch. One of another format is left to fjall, which refuses
-/// it: nothing here can tell what is whole there.
+/// Cuts the newest journal in an engine's folder, if there is one, behind its last whole batch. One of another format
+/// is left to fjall, which refuses it: nothing here can tell what is whole there.
 ///
 /// # Errors
 /// When the journal cannot be listed, read, cut or synced, or does not begin as a journal does.
@@ -187,7 +191,8 @@ impl<R: Read> Scan<R> {
     }
 }
 
-/// What reading a journal promises, for [`crate::kv::fuzzing`]: what is kept is read alike again, in whatever pieces, and nothing follows it.
+/// What reading a journal promises, for [`crate::kv::fuzzing`]: what is kept is read alike again, in whatever
+/// pieces, and nothing follows it.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(in crate::kv) fn fuzz(journal: &[u8]) {
     let of = |input: &[u8], piece| {

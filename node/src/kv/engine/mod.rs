@@ -1,9 +1,10 @@
 //! The engine: where applied state lives once it has left the overlay.
 //!
-//! An engine takes batches, each atomic. A batch leads from the state at one log position to the state at a later one, or it is a piece of a
-//! larger step: then [`Meta::ahead`] lies beyond [`Meta::position`], some keys are at a state up to `ahead` and the others at `position`,
-//! and the revisions of what a piece deleted are kept as *graves*, so that a replay can tell what is done already. The state after a power
-//! loss is that of the last [`Engine::persist`] or of any batch after it: the log repeats the rest. An engine never decides anything about
+//! An engine takes batches, each atomic. A batch leads from the state at one log position to the state at a later
+//! one, or it is a piece of a larger step: then [`Meta::ahead`] lies beyond [`Meta::position`], some keys are at a
+//! state up to `ahead` and the others at `position`, and the revisions of what a piece deleted are kept as *graves*,
+//! so that a replay can tell what is done already. The state after a power loss is that of the last
+//! [`Engine::persist`] or of any batch after it: the log repeats the rest. An engine never decides anything about
 //! keys: heads, conditions and counts are `apply`'s.
 //!
 //! Before: the overlay's drain. After: the engine's disk.
@@ -37,7 +38,8 @@ pub(super) struct Meta {
     pub(super) count: u64,
     /// The newest configuration up to the position.
     pub(super) config: Option<SharedConfig>,
-    /// Where the furthest step begun leads. Beyond the position only in the middle of a step: single keys may be this far already.
+    /// Where the furthest step begun leads. Beyond the position only in the middle of a step: single keys
+    /// may be this far already.
     pub(super) ahead: Position,
 }
 
@@ -97,8 +99,8 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the disk does not hold what was written to it: then trying again, or later, leads nowhere. Anything that may pass, or that another
-    /// version or a person can mend with the files as they are, is none.
+    /// Whether the disk does not hold what was written to it: then trying again, or later, leads nowhere. Anything that
+    /// may pass, or that another version or a person can mend with the files as they are, is none.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         // A file that is missing or too short; not one that may not be read, or not now.
@@ -133,10 +135,11 @@ pub(super) trait Engine: Send + Sync {
     fn snapshot(&self) -> Box<dyn Snapshot>;
     /// What pieces of steps not yet complete deleted.
     fn graves(&self) -> Result<Graves, EngineError>;
-    /// What is remembered of commands with idempotency keys, by revision, ascending: of those up to the position and beyond it.
+    /// What is remembered of commands with idempotency keys, by revision, ascending: of those up to
+    /// the position and beyond it.
     fn rows(&self) -> Result<Vec<Arc<Row>>, EngineError>;
-    /// Takes a batch: all of it or, after a crash, nothing. If it leaves the state between two positions, its deletions become graves;
-    /// otherwise all graves go.
+    /// Takes a batch: all of it or, after a crash, nothing. If it leaves the state between two positions, its deletions
+    /// become graves; otherwise all graves go.
     fn commit(&self, changes: &[Change<'_>], rows: &Moving, meta: &Meta) -> Result<(), EngineError>;
     /// Makes every batch taken so far survive a power loss.
     fn persist(&self) -> Result<(), EngineError>;
@@ -160,7 +163,8 @@ pub(super) trait Snapshot: Send + Sync {
 pub(super) trait Home: Send + Sync {
     /// A fresh engine that takes items in ascending order.
     fn ingest(&self) -> Result<Box<dyn Ingest>, EngineError>;
-    /// From now on, and after a crash, this engine is the one that opening finds; it is not doomed any more. Durable on return.
+    /// From now on, and after a crash, this engine is the one that opening finds; it is not doomed any
+    /// more. Durable on return.
     fn adopt(&self, engine: &dyn Engine) -> Result<(), EngineError>;
     /// From now on, and after a crash, opening finds damage: what was just read of an engine is not what was written.
     fn condemn(&self, why: &EngineError) -> Result<(), EngineError>;
@@ -176,7 +180,8 @@ pub(super) trait Ingest: Send {
     fn finish(self: Box<Self>, meta: &Meta) -> Result<Arc<dyn Engine>, EngineError>;
 }
 
-/// The format of an item's head in an engine: kind (with the format's number in the upper half, 0), revision, version; then the value.
+/// The format of an item's head in an engine: kind (with the format's number in the upper half, 0), revision,
+/// version; then the value.
 const ITEM_HEAD_BYTES: usize = 17;
 
 pub(super) fn encode_item(item: &Item, out: &mut Vec<u8>) {

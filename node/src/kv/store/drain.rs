@@ -1,13 +1,15 @@
-//! How a table travels into the engine: frozen, then handed over in pieces small enough that no other file's sync waits long behind them.
+//! How a table travels into the engine: frozen, then handed over in pieces small enough that no other file's
+//! sync waits long behind them.
 //!
-//! Each piece is committed and synced before the next, with a rest in between, so that neither the disk nor the processors ever belong to
-//! the drain. All pieces but the last leave the engine between two positions ([`Meta::ahead`]); the last moves the position. A crash in the
-//! middle costs nothing but repeating entries that are known to be done: see `apply`. Readers see none of it: until the last piece is in,
-//! the frozen table lies over all of them.
+//! Each piece is committed and synced before the next, with a rest in between, so that neither the disk nor
+//! the processors ever belong to the drain. All pieces but the last leave the engine between two positions
+//! ([`Meta::ahead`]); the last moves the position. A crash in the middle costs nothing but repeating entries
+//! that are known to be done: see `apply`. Readers see none of it: until the last piece is in, the frozen
+//! table lies over all of them.
 //!
-//! Views: one that is made while pieces go over has the frozen table in its layers, and is no older than the table's end, since the table
-//! was frozen before; so whatever the snapshot shows of a piece, the table covers. One made before the freeze has a snapshot from before
-//! the first piece. Both happen under the lock of `head`.
+//! Views: one that is made while pieces go over has the frozen table in its layers, and is no older than the table's
+//! end, since the table was frozen before; so whatever the snapshot shows of a piece, the table covers. One made before
+//! the freeze has a snapshot from before the first piece. Both happen under the lock of `head`.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,20 +24,23 @@ use super::super::once::{Moving, Row};
 use super::super::overlay::{Table, Tables};
 use super::{Shared, Store};
 
-/// A piece of a table, in bytes of keys and values: what is synced at once. A disk that writes 100 MB/s is busy with it for 10 ms; smaller
-/// ones would cost more syncs than they save waiting.
+/// A piece of a table, in bytes of keys and values: what is synced at once. A disk that writes 100 MB/s is busy with it
+/// for 10 ms; smaller ones would cost more syncs than they save waiting.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// What a change or a row costs in the engine beyond key and value, reckoned.
 const CHANGE_BYTES: usize = 32;
 
-/// The rest after a piece, as a multiple of the time it took: a drain in no hurry takes a fifth of what disk and processor can do.
+/// The rest after a piece, as a multiple of the time it took: a drain in no hurry takes a fifth of what
+/// disk and processor can do.
 const REST: u32 = 4;
 
-/// The longest rest: a whole table of the default size, 64 pieces at most, is through in some 10 s even if nothing presses.
+/// The longest rest: a whole table of the default size, 64 pieces at most, is through in some 10 s
+/// even if nothing presses.
 const REST_MAX: Duration = Duration::from_millis(150);
 
-/// Up to this share of the bound (one in so many) a new table fills while drains rest in full; from there on they rest less and less.
+/// Up to this share of the bound (one in so many) a new table fills while drains rest in full; from there on
+/// they rest less and less.
 const FULL_REST_SHARE: usize = 4;
 
 /// Who drains a table that is full.
@@ -176,9 +181,9 @@ impl Shared {
         drained.under_way = Some(UnderWay { table, from, added, forgotten, goal });
     }
 
-    /// Brings the engine one piece further, and says whether there are more: rows before keys, and what is forgotten with the last, as
-    /// [`super::super::once`] has it. Lets go of the table with the last. On an error the frozen table stays in place: reads remain right until
-    /// the node has stopped.
+    /// Brings the engine one piece further, and says whether there are more: rows before keys, and what is forgotten
+    /// with the last, as [`super::super::once`] has it. Lets go of the table with the last. On an error the frozen
+    /// table stays in place: reads remain right until the node has stopped.
     fn piece(&self, drained: &mut Drained) -> Result<bool, StoreError> {
         let Drained { meta, under_way: Some(under_way) } = &mut *drained else { return Ok(false) };
         let UnderWay { table, from, added, forgotten, goal } = under_way;
@@ -242,8 +247,8 @@ impl Shared {
         self.show_gauges();
     }
 
-    /// Leaves disk and processors to others for a while after so much work; the shorter the fuller the new table is, and not at all if
-    /// someone is in a hurry.
+    /// Leaves disk and processors to others for a while after so much work; the shorter the fuller the new table is,
+    /// and not at all if someone is in a hurry.
     fn rest(&self, worked: Duration) {
         if self.drains != Drains::Thread {
             return;

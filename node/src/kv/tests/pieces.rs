@@ -30,7 +30,8 @@ impl History {
         History { log, states, outcomes }
     }
 
-    /// Applies what the store lacks of the log, draining before each of the indexes, and checks it against the model all the way.
+    /// Applies what the store lacks of the log, draining before each of the indexes, and checks it
+    /// against the model all the way.
     fn repeat(&self, store: &Store, drains: &[usize]) {
         let whole_from = store.whole_from().index.0;
         for index in store.applied().index.0 as usize..=self.log.len() {
@@ -51,7 +52,8 @@ impl History {
                     store.prefetch(command);
                 }
                 let outcome = run(store, command);
-                // What is done once leads to the same also while the entry is repeated, for that is what a retry will be told.
+                // What is done once leads to the same also while the entry is repeated, for that is
+                // what a retry will be told.
                 if index as u64 >= whole_from || matches!(command, Command::Once { .. }) {
                     assert_eq!(
                         Some(outcome),
@@ -113,7 +115,8 @@ impl Engine for Recorded {
     fn doom(&self, _: bool) {}
 }
 
-/// Commands whose conditions on a revision hold every other time: only then does the very revision of a deletion matter.
+/// Commands whose conditions on a revision hold every other time: only then does the very
+/// revision of a deletion matter.
 fn commands() -> impl Strategy<Value = Vec<Command>> {
     steps().prop_map(|steps| {
         let mut model = Model::default();
@@ -311,7 +314,8 @@ fn writes_between_two_pieces_are_kept_apart_from_the_table_that_goes_over() {
     assert_eq!((content(&again), again.count()), (content(&store), store.count()));
 }
 
-/// A table of some hundred thousand keys takes tens of milliseconds to free; whoever applied meanwhile once waited for that.
+/// A table of some hundred thousand keys takes tens of milliseconds to free; whoever applied
+/// meanwhile once waited for that.
 #[test]
 fn a_drained_table_is_freed_while_nobody_waits_for_it() {
     let store = on(Arc::new(MemoryEngine::default()), 200);

@@ -1,16 +1,17 @@
-//! The engine on disk, beside the log, when the power goes: a process works on a folder, is frozen at some moment, and its folder is copied
-//! as a disk could then be found.
+//! The engine on disk, beside the log, when the power goes: a process works on a folder, is frozen at some moment, and
+//! its folder is copied as a disk could then be found.
 //!
-//! What is certain after a loss of power is what was synced. So each time a sync of the engine has returned, and before the drain goes on, the
-//! process notes the journal's end in a file of promises; likewise what it holds durable in its log, and what it may cut. At a moment of
-//! chance all its threads are stopped (fjall's own too), and folder and promises are copied. fjall keeps the journal in its own memory until
-//! the sync, so a copy rarely shows one that is half written. Therefore the journal is torn back behind a sync from some time *before* the copy,
-//! from its end or out of its middle, as if the disk had been that late; unless a cut of the log was promised since. Tables and manifests are
-//! taken as they are: fjall syncs them itself before it relies on them, which this does not test. The log's files are taken as they are, too:
-//! their losses are played byte by byte on the disk in memory, in `storage/tests.rs`.
+//! What is certain after a loss of power is what was synced. So each time a sync of the engine has returned, and before
+//! the drain goes on, the process notes the journal's end in a file of promises; likewise what it holds durable in its
+//! log, and what it may cut. At a moment of chance all its threads are stopped (fjall's own too), and folder and
+//! promises are copied. fjall keeps the journal in its own memory until the sync, so a copy rarely shows one that is
+//! half written. Therefore the journal is torn back behind a sync from some time *before* the copy, from its end or out
+//! of its middle, as if the disk had been that late; unless a cut of the log was promised since. Tables and manifests
+//! are taken as they are: fjall syncs them itself before it relies on them, which this does not test. The log's files
+//! are taken as they are, too: their losses are played byte by byte on the disk in memory, in `storage/tests.rs`.
 //!
-//! The copy is opened as a node does it. What the process said was durable must be there, the engine must fit the log, and repeating the log
-//! must lead to the state of the model. The next process goes on from such a copy.
+//! The copy is opened as a node does it. What the process said was durable must be there, the engine must fit the log,
+//! and repeating the log must lead to the state of the model. The next process goes on from such a copy.
 
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command as Process, Stdio};
@@ -101,8 +102,8 @@ fn repeat(opened: &Opened, store: &Store) {
 
 /// What the process has promised: a file of numbers, each written once it is true.
 const PROMISES: &str = "promises";
-/// The places of the numbers: the last entry durable in the log; the engine's position that the log may be cut up to; the engine's position
-/// at its last sync, and the journal's number and end then.
+/// The places of the numbers: the last entry durable in the log; the engine's position that the log may be cut up to;
+/// the engine's position at its last sync, and the journal's number and end then.
 const DURABLE: usize = 0;
 const PERSISTED: usize = 1;
 const SYNCED: usize = 2;
@@ -254,7 +255,8 @@ impl Drop for Working {
     }
 }
 
-/// Takes away some of what the journal got after a sync, as a disk may that lost its power. Returns whether there was any.
+/// Takes away some of what the journal got after a sync, as a disk may that lost its power.
+/// Returns whether there was any.
 fn lose(copy: &Path, promised: Promised, dice: u64) -> bool {
     let (path, end) = journal(&copy.join("store"));
     // fjall syncs a journal before it begins another, of which nothing is synced then.
@@ -276,7 +278,8 @@ fn lose(copy: &Path, promised: Promised, dice: u64) -> bool {
     true
 }
 
-/// Opens a copy, checks it, repeats the log and checks the state it comes to. Returns whether the engine was between two positions.
+/// Opens a copy, checks it, repeats the log and checks the state it comes to. Returns whether the engine
+/// was between two positions.
 fn check(copy: &Path, promised: Promised, model: &mut Model) -> bool {
     let none: Option<fn(&dyn Engine)> = None;
     let (node, store) = opened(copy, none);

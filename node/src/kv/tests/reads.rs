@@ -53,7 +53,8 @@ async fn once_a_read_was_slow_those_after_it_wait_elsewhere_until_enough_were_fa
     let mut elsewhere = 0;
     eventually_here(|| elsewhere += 1, &store, &last, here).await;
     assert!(elsewhere >= 8, "{elsewhere} fast reads were enough");
-    // If the thread lost its processor in the one read that was done here, the next one is done elsewhere again: then anew.
+    // If the thread lost its processor in the one read that was done here, the next one is done
+    // elsewhere again: then anew.
     for _ in 0..ATTEMPTS {
         let reads = waited.lock().expect("waited").len();
         store.prepare(&put("c", "x")).await;

@@ -8,8 +8,8 @@ use super::*;
 
 type Hook = Box<dyn FnMut(&dyn Engine) + Send>;
 
-/// Fails while it is `broken`, stands still while somebody holds the `gate`, tells of reads before they are done, and of every batch once it is in and,
-/// as far as the drain goes, synced.
+/// Fails while it is `broken`, stands still while somebody holds the `gate`, tells of reads before they are done, and
+/// of every batch once it is in and, as far as the drain goes, synced.
 pub(super) struct Watched<E> {
     inner: E,
     hook: Mutex<Option<Hook>>,
