@@ -23,8 +23,12 @@ use quorum::{Config, Index, Member, NodeId, Role, Term};
 use tokio::sync::oneshot;
 
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+#[cfg(test)]
+use crate::kv::MemoryHome;
 use crate::kv::{Applied, Store};
 use crate::metrics::Metrics;
+#[cfg(test)]
+use crate::options::Limits;
 use crate::options::NodeOptions;
 
 /// The member named `node<n>`, with made-up addresses.
@@ -83,8 +87,19 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
     handle_with(role, adjust, Arc::new(NoForward))
 }
 
+/// The same on a store that is drained by whoever calls this, and whose engine they may damage.
+#[cfg(test)]
+pub(crate) fn handle_on(home: &MemoryHome) -> (Handle, Store) {
+    let store = Store::stepped(home, &Limits::default(), 1 << 20);
+    (handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store.clone()), store)
+}
+
 /// The same with another way to the leader.
 pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>) -> Handle {
+    handle_of(role, adjust, forward, Store::memory())
+}
+
+fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn Forward>, store: Store) -> Handle {
     let any = "127.0.0.1:0".parse().expect("address");
     let mut options = NodeOptions::new("node1", std::env::temp_dir(), any, any, any);
     options.request_timeout = Duration::from_secs(1);
@@ -109,7 +124,6 @@ pub(crate) fn handle_with(role: Role, adjust: impl FnOnce(&mut NodeOptions), for
         disk_full: false,
         waits_for: None,
     };
-    let store = Store::memory();
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let (shared, mut received, applied) = Shared::begin(options, member(1), 1, store.clone(), metrics, forward);
     shared.state.store(Arc::new(state));
