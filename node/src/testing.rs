@@ -20,11 +20,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorum::{Config, Index, Member, NodeId, Role, Term};
+#[cfg(test)]
+use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+use crate::handle::ChangeError;
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+#[cfg(test)]
+use crate::kv::MemoryHome;
 use crate::kv::{Applied, Store};
 use crate::metrics::Metrics;
+#[cfg(test)]
+use crate::options::Limits;
 use crate::options::NodeOptions;
 
 /// The member named `node<n>`, with made-up addresses.
@@ -81,6 +89,13 @@ impl Forward for NoForward {
 /// acknowledged with two copies, the followers'. Must be called within a tokio runtime.
 pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handle {
     handle_with(role, adjust, Arc::new(NoForward))
+}
+
+/// The same on a store that is drained by whoever calls this, and whose engine they may damage.
+#[cfg(test)]
+pub(crate) fn handle_on(home: &MemoryHome) -> (Handle, Store) {
+    let store = Store::stepped(home, &Limits::default(), 1 << 20);
+    (handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store.clone()), store)
 }
 
 /// The same with another way to the leader.
@@ -148,4 +163,24 @@ fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn
 #[cfg(test)]
 pub(crate) fn handle_over(store: Store) -> Handle {
     handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store)
+}
+
+/// A leader whose driver refuses everything in these ways.
+#[cfg(test)]
+pub(crate) fn refusing(write: WriteError, read: ReadError, change: ChangeError) -> Handle {
+    let handle = handle(Role::Leader, |_| {});
+    let (asks, mut received) = mpsc::channel(16);
+    let mut shared = Arc::try_unwrap(handle.shared).unwrap_or_else(|_| panic!("one owner"));
+    shared.asks = asks;
+    tokio::spawn(async move {
+        while let Some(ask) = received.recv().await {
+            match ask {
+                Ask::Write(ask) => drop(ask.reply.send(Err(write.clone()))),
+                Ask::Barrier(reply) => drop(reply.send(Err(read.clone()))),
+                Ask::Change(_, reply) => drop(reply.send(Err(change.clone()))),
+                Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Err(change.clone()))),
+            }
+        }
+    });
+    Handle { shared: Arc::new(shared) }
 }

@@ -10,14 +10,14 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -33,8 +33,8 @@ use crate::options::OVERHEAD_BYTES;
 /// Writes of one connection under way at once: enough to fill a batch of the log, and a fraction of what the whole node takes.
 const PENDING_MAX: usize = 1024;
 
-/// A peer that does not complete its command within this, or takes nothing of its answers for so long, is given up. A byte now and then does not keep
-/// it: the largest command takes so long at 70 kB a second.
+/// A peer that does not complete its command within this is given up, and one that takes less than [`FLUSH_BYTES`] of its answers in such a time. A byte
+/// now and then does not keep it: the largest command takes so long at 70 kB a second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
@@ -422,7 +422,7 @@ impl Session {
 
     /// Whether this client may stop the node.
     pub(super) fn may_shut_down(&self) -> bool {
-        self.client.authenticated || self.client.address.ip().to_canonical().is_loopback()
+        may_shut_down(self.client.address.ip(), self.client.authenticated)
     }
 
     /// Hands a write in; its answer follows when the batch is settled.
@@ -504,17 +504,18 @@ impl Session {
         if self.out.len() >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        let mut rest = &self.out[..];
-        while !rest.is_empty() {
-            let sent = tokio::time::timeout(self.face.stall, self.stream.write(rest))
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
-            if sent == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            rest = &rest[sent..];
+    /// Answers with text of any length, and copies only what is short.
+    pub(super) async fn answer_with(&mut self, text: &[u8]) -> io::Result<()> {
+        if text.len() < FLUSH_BYTES {
+            self.out.extend_from_slice(text);
+            return Ok(());
         }
+        self.flush().await?;
+        send(&mut self.stream, text, self.face.stall).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        send(&mut self.stream, &self.out, self.face.stall).await?;
         self.out.clear();
         Ok(())
     }
@@ -537,6 +538,19 @@ impl Session {
         let _ = tokio::time::timeout(LINGER.0, dropping).await;
         Ok(())
     }
+}
+
+/// Sends all of it to a peer that takes [`FLUSH_BYTES`] at least within each such time: a byte now and then does not keep what waits behind it.
+async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], stall: Duration) -> io::Result<()> {
+    for piece in bytes.chunks(FLUSH_BYTES) {
+        tokio::time::timeout(stall, stream.write_all(piece)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    }
+    Ok(())
+}
+
+/// Whoever is on this machine could end the process anyway; from elsewhere it takes the token.
+fn may_shut_down(address: IpAddr, authenticated: bool) -> bool {
+    authenticated || address.to_canonical().is_loopback()
 }
 
 const UNREADABLE: &str = "the command is not known to this version of the cluster";
@@ -583,5 +597,46 @@ fn line_write_text(error: &WriteError) -> String {
         WriteError::NotLeader { leader: Some(_) } => SECONDARY.into(),
         WriteError::NotLeader { leader: None } | WriteError::NoLeader => NO_PRIMARY.into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_and_who_knows_the_token_may_stop_the_node() {
+        for (address, authenticated, may) in [
+            ("127.0.0.1", false, true),
+            ("127.8.9.10", false, true),
+            ("::1", false, true),
+            ("::ffff:127.0.0.1", false, true),
+            ("10.0.0.1", false, false),
+            ("0.0.0.0", false, false),
+            ("::", false, false),
+            ("::ffff:10.0.0.1", false, false),
+            ("fe80::1", false, false),
+            ("10.0.0.1", true, true),
+        ] {
+            let ip = address.parse().expect("an address");
+            assert_eq!(may_shut_down(ip, authenticated), may, "{address}, authenticated: {authenticated}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_an_answer_byte_by_byte_is_given_up() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1);
+        let dripping = async {
+            while theirs.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answer = vec![0; FLUSH_BYTES];
+        tokio::select! {
+            sent = send(&mut ours, &answer, Duration::from_millis(100)) => {
+                assert_eq!(sent.expect_err("it would take minutes").kind(), io::ErrorKind::TimedOut);
+            }
+            () = dripping => panic!("nobody closed it"),
+        }
     }
 }
