@@ -313,8 +313,9 @@ fn wrong_data(seen: &Observed, recorded: &KVClusterStatus, pods: Pods) -> Part {
     if let Some((pod, status)) = foreign {
         let other = status.cluster_id.as_deref().unwrap_or_default();
         let message = format!(
-            "{} holds data of cluster {other}, and this is cluster {id}: its volume is of another KVCluster",
-            pod.name
+            "{} holds data of cluster {other}, and this is cluster {id}: its volume claim {} is of another KVCluster",
+            pod.name,
+            volumes::claim_of(&pod.name)
         );
         return waiting(Phase::ForeignData, message);
     }

@@ -350,6 +350,7 @@ fn nodes_with_another_clusters_data_are_told_and_not_touched() {
     seen.pods[1].status.as_mut().expect("a status").cluster_id = Some("other".into());
     let plan = decide(json!({"replicas": 3, "writeQuorum": 3}), &seen);
     assert_eq!((plan.step, plan.progress.phase), (None, Phase::ForeignData));
+    assert!(plan.progress.message.contains("claim data-demo-follower-1 "), "{}", plan.progress.message);
 }
 
 #[test]
