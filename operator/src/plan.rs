@@ -261,9 +261,6 @@ fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
     }
     let followers = wanted.replicas() - 1;
     let given = wanted.spec.persistent_volume_claim_retention.when_scaled;
-    if recorded.cluster_id.is_none() && seen.formed_id().is_none() {
-        return Pods { leader: 1, follower: followers, when_scaled: given };
-    }
     if let Some(leader) = seen.led().filter(|leader| !leader.config.changing) {
         let needed = followers_for(wanted, voters(leader));
         return Pods { leader: 1, follower: followers.max(needed), when_scaled: given };
@@ -272,11 +269,14 @@ fn pods(wanted: &Wanted, seen: &Observed, recorded: &KVClusterStatus) -> Pods {
     // after a sleep, the status knows.
     let running = || followers_for(wanted, seen.pods.iter().map(|p| p.name.as_str()));
     let current = seen.set(Set::Follower).map_or_else(running, |s| s.replicas);
-    let needed = followers_for(wanted, recorded_voters(recorded));
-    // Volumes go only on the word of a leader that counts on their pods no more: until it is heard, what is in force stays.
-    let in_force = !seen.sets.is_empty() && seen.sets.iter().all(|s| s.when_scaled == given);
-    let when_scaled = if in_force { given } else { RetentionPolicy::Retain };
-    Pods { leader: 1, follower: followers.max(current).max(needed), when_scaled }
+    let unformed = recorded.cluster_id.is_none() && seen.formed_id().is_none();
+    let needed = if unformed { 0 } else { current.max(followers_for(wanted, recorded_voters(recorded))) };
+    let follower = followers.max(needed);
+    // Volumes go only on the word of a leader that counts on their pods no more: until it is heard, what is in force stays. That no cluster is formed says nothing
+    // of them: a node that does not answer yet may hold one of the KVCluster that was here before.
+    let in_force = seen.sets.iter().all(|s| s.when_scaled == given) && (unformed || !seen.sets.is_empty());
+    let when_scaled = if in_force && current <= follower { given } else { RetentionPolicy::Retain };
+    Pods { leader: 1, follower, when_scaled }
 }
 
 /// How many followers there must be for all of these to have their pods.
@@ -313,8 +313,9 @@ fn wrong_data(seen: &Observed, recorded: &KVClusterStatus, pods: Pods) -> Part {
     if let Some((pod, status)) = foreign {
         let other = status.cluster_id.as_deref().unwrap_or_default();
         let message = format!(
-            "{} holds data of cluster {other}, and this is cluster {id}: its volume is of another KVCluster",
-            pod.name
+            "{} holds data of cluster {other}, and this is cluster {id}: its volume claim {} is of another KVCluster",
+            pod.name,
+            volumes::claim_of(&pod.name)
         );
         return waiting(Phase::ForeignData, message);
     }

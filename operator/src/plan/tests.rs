@@ -350,6 +350,7 @@ fn nodes_with_another_clusters_data_are_told_and_not_touched() {
     seen.pods[1].status.as_mut().expect("a status").cluster_id = Some("other".into());
     let plan = decide(json!({"replicas": 3, "writeQuorum": 3}), &seen);
     assert_eq!((plan.step, plan.progress.phase), (None, Phase::ForeignData));
+    assert!(plan.progress.message.contains("claim data-demo-follower-1 "), "{}", plan.progress.message);
 }
 
 #[test]
@@ -506,9 +507,17 @@ fn what_sleeps_keeps_its_volumes_and_none_go_before_a_leader_says_whose_pods_it_
     assert_eq!(policy(awake(), &seen), RetentionPolicy::Retain);
     seen.sets.clear();
     assert_eq!(policy(awake(), &seen), RetentionPolicy::Retain);
-    // Nothing was ever stored.
-    let plan = plan(&wanted(awake()), &Observed::default(), &KVClusterStatus::default());
-    assert_eq!(plan.pods.when_scaled, RetentionPolicy::Delete);
+    // No cluster yet, and perhaps volumes of one that was here before.
+    let unformed = |seen: &Observed| plan(&wanted(awake()), seen, &KVClusterStatus::default()).pods;
+    assert_eq!(unformed(&Observed::default()).when_scaled, RetentionPolicy::Delete, "nothing is there to be lost");
+    for in_force in [RetentionPolicy::Delete, RetentionPolicy::Retain] {
+        seen.sets = healthy(5, 3, "demo-leader-0").sets;
+        seen.sets.iter_mut().for_each(|s| s.when_scaled = in_force);
+        let pods = unformed(&seen);
+        assert_eq!((pods.follower, pods.when_scaled), (2, RetentionPolicy::Retain), "fewer than there are");
+        seen.sets[1].replicas = 2;
+        assert_eq!(unformed(&seen).when_scaled, in_force, "it stays so until a leader is heard");
+    }
 }
 
 /// A status that knows of `n` voters, and of a learner after them.

@@ -14,7 +14,7 @@ fn small(wanted: &Wanted, text: &str) -> bool {
 }
 
 /// The volume claim of a pod.
-fn claim_of(pod: &str) -> String {
+pub(super) fn claim_of(pod: &str) -> String {
     format!("data-{pod}")
 }
 
