@@ -77,21 +77,27 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
 }
 
+fn for_how_long(waited: Option<Duration>) -> String {
+    waited.map(|w| format!(" (gave up after {})", super::units::show_duration(w))).unwrap_or_default()
+}
+
 /// Why there is no good answer. The texts name the node, the reason and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AskError {
     #[error("no node answered: {}; start a cluster with `quorate local`, or name its nodes with --url", .0.join("; "))]
     Nobody(Vec<String>),
-    #[error("{url} refused: {message} ({code}); nothing was changed, try again{}", .waited.map(|w| format!(" (gave up after {})", super::units::show_duration(w))).unwrap_or_default())]
+    #[error("{url} refused: {message} ({code}); nothing was changed, try again{}", for_how_long(*.waited))]
     Refused { url: String, code: String, message: String, waited: Option<Duration> },
     #[error("{url} says: {message} ({code})")]
     Answered { url: String, status: u16, code: String, message: String },
     #[error(
-        "the outcome is unknown: {url}: {reason}; the write may or may not have happened: read the key before you write again"
+        "the outcome is unknown: {url}: {reason}; the write may or may not have happened: \
+         read the key before you write again"
     )]
     Unknown { url: String, reason: String },
     #[error(
-        "the outcome is unknown: {url}: {reason}; the write may or may not have happened: ask again with the same idempotency key, which cannot do it twice"
+        "the outcome is unknown: {url}: {reason}; the write may or may not have happened: \
+         ask again with the same idempotency key, which cannot do it twice"
     )]
     UnknownOnce { url: String, reason: String },
     #[error("{url}: {reason}; try again, or name another node with --url")]

@@ -120,7 +120,12 @@ pub(crate) fn status(s: &Status) -> String {
     let membership = format!("{:?}", s.node.membership).to_lowercase();
     let ready = if s.node.ready { "ready" } else { "not caught up yet" };
     let mut text = format!(
-        "node     {} ({membership}, {}), {ready}\ncluster  {}\nleader   {leader}, term {}\nlog      commit {}, applied {}\nquorums  write {} of {}, election {}, commit {} (configuration {}, failover {})\n         {}\n",
+        "node     {} ({membership}, {}), {ready}\n\
+         cluster  {}\n\
+         leader   {leader}, term {}\n\
+         log      commit {}, applied {}\n\
+         quorums  write {} of {}, election {}, commit {} (configuration {}, failover {})\n\
+         \x20        {}\n",
         s.node.name,
         s.node.role,
         s.cluster_id.as_deref().unwrap_or("none yet"),

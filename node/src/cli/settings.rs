@@ -254,16 +254,28 @@ pub(crate) struct Timing {
     #[arg(long, value_name = "TIME", env = "MAX_DELAY", hide_env_values = true, value_parser = units::duration, help_heading = "Timing")]
     pub(crate) max_delay: Option<Duration>,
     /// Time between a leader's heartbeats.
-    #[arg(long, value_name = "TIME", env = "HEARTBEAT_INTERVAL", hide_env_values = true, value_parser = units::duration, default_value = "100ms", help_heading = "Timing")]
+    #[arg(
+        long, value_name = "TIME", env = "HEARTBEAT_INTERVAL", hide_env_values = true, value_parser = units::duration,
+        default_value = "100ms", help_heading = "Timing"
+    )]
     pub(crate) heartbeat_interval: Duration,
     /// Range that a follower draws its patience from before it stands for election.
-    #[arg(long, value_name = "RANGE", env = "ELECTION_TIMEOUT", hide_env_values = true, value_parser = units::range, default_value = "500ms-1s", help_heading = "Timing")]
+    #[arg(
+        long, value_name = "RANGE", env = "ELECTION_TIMEOUT", hide_env_values = true, value_parser = units::range,
+        default_value = "500ms-1s", help_heading = "Timing"
+    )]
     pub(crate) election_timeout: (Duration, Duration),
     /// How long a request may take before its outcome is reported as unknown.
-    #[arg(long, value_name = "TIME", env = "REQUEST_TIMEOUT", hide_env_values = true, value_parser = units::duration, default_value = "5s", help_heading = "Timing")]
+    #[arg(
+        long, value_name = "TIME", env = "REQUEST_TIMEOUT", hide_env_values = true, value_parser = units::duration,
+        default_value = "5s", help_heading = "Timing"
+    )]
     pub(crate) request_timeout: Duration,
     /// Linearizable reads rely on the leader's lease instead of asking a quorum: faster, and as right as the clocks.
-    #[arg(long, value_name = "BOOL", env = "LEASE_READS", hide_env_values = true, value_parser = units::switch, num_args = 0..=1, default_value = "false", default_missing_value = "true", help_heading = "Timing")]
+    #[arg(
+        long, value_name = "BOOL", env = "LEASE_READS", hide_env_values = true, value_parser = units::switch,
+        num_args = 0..=1, default_value = "false", default_missing_value = "true", help_heading = "Timing"
+    )]
     pub(crate) lease_reads: bool,
 }
 

@@ -100,7 +100,8 @@ pub enum WriteError {
     },
     /// Some member may not know such a command yet.
     #[error(
-        "idempotency keys can be used once every node of the cluster knows them: {behind} runs an earlier version, or has not been heard of since the leader started"
+        "idempotency keys can be used once every node of the cluster knows them: {behind} runs an earlier version, \
+         or has not been heard of since the leader started"
     )]
     MixedVersions {
         /// Its name.

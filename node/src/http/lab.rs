@@ -54,7 +54,7 @@ async fn put(face: &Face, key: Bytes, value: Value, forward: bool) -> Result<(Wr
 pub(super) async fn write(face: &Face, request: Request<Incoming>) -> Answer {
     let bytes = value_body(face, request, face.body_bytes_max).await?;
     let (key, value) = {
-        let parsed: WriteBody<'_> = serde_json::from_slice(&bytes).map_err(|_| unreadable(&bytes))?;
+        let parsed: WriteBody<'_> = parse(&bytes)?;
         (Bytes::copy_from_slice(parsed.key.as_bytes()), parsed.value)
     };
     let key = check_key(face, key)?;
@@ -66,23 +66,6 @@ pub(super) async fn write(face: &Face, request: Request<Incoming>) -> Answer {
     out.push(b',');
     push_written(&mut out, &written, Some(version));
     Ok(json(StatusCode::OK, out.into()))
-}
-
-/// Why the body of a `POST /write` was not understood: the complaint names UTF-8 apart from JSON.
-fn unreadable(bytes: &[u8]) -> Failure {
-    match parse::<WriteBodyOwned>(bytes) {
-        Err(failure) => failure,
-        Ok(_) => Failure::bad("the body is not the JSON expected"),
-    }
-}
-
-/// As [`WriteBody`], for the error message alone.
-#[derive(Deserialize)]
-struct WriteBodyOwned {
-    #[serde(rename = "key")]
-    _key: String,
-    #[serde(rename = "value")]
-    _value: serde_json::Value,
 }
 
 /// Appends the numbers of a write, and the closing brace.

@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use percent_encoding::percent_decode_str;
 use quorate_api::MANAGER_HEADER;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 use super::error::{Code, Failure};
 use super::face::Face;
@@ -290,7 +290,7 @@ async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
 }
 
 /// JSON that must be there.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Failure> {
     if let Err(error) = std::str::from_utf8(bytes) {
         return Err(Failure::bad(format!("the body is not UTF-8 at byte {}", error.valid_up_to())));
     }

@@ -119,7 +119,10 @@ impl Report {
     }
 
     fn csv(&self) -> String {
-        let mut text = "nodes,write_quorum,nodes_down,writes,succeeded,unknown,success_rate,mean_ms,p50_ms,p95_ms,p99_ms,p999_ms,max_ms,throughput,copies_min,copies_mean,copies_max,converged_ms\n".to_owned();
+        let mut text = "nodes,write_quorum,nodes_down,writes,succeeded,unknown,success_rate,\
+                        mean_ms,p50_ms,p95_ms,p99_ms,p999_ms,max_ms,throughput,\
+                        copies_min,copies_mean,copies_max,converged_ms\n"
+            .to_owned();
         for r in &self.rounds {
             let or_empty = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
             let latency = |of: fn(&super::super::bench::Latency) -> f64| or_empty(r.latency.as_ref().map(of));
