@@ -140,4 +140,7 @@ pub enum Refusal {
     /// The replica holds a log already.
     #[error("this node belongs to a cluster already")]
     NotBlank,
+    /// As many reads wait to be confirmed as may.
+    #[error("too many reads wait already")]
+    TooManyReads,
 }

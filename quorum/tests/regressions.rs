@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use quorum::{
-    Body, Config, Effect, Head, Index, Input, Kind, Member, Message, NodeId, Position, Recovered, Replica, Settings,
-    Term, Time,
+    Body, Config, Effect, Head, Index, Input, Kind, Member, Message, NodeId, Position, Recovered, Refusal, Replica,
+    Settings, Term, Time,
 };
 
 const LEADER: NodeId = NodeId(2);
@@ -122,4 +122,15 @@ fn a_campaign_by_hand_suspends_the_hand_back() {
         last = step(&mut replica, Input::Tick, now).1;
     }
     assert!(!last && replica.role() == quorum::Role::Leader, "leadership stays where a person put it");
+}
+
+/// The one that found no room was told that this node does not lead: a client asks such a node again at once.
+#[test]
+fn a_read_too_many_hears_of_that_and_not_of_another_leader() {
+    let mut leader = Replica::new(NodeId(1), Settings::default(), Recovered::default(), Time(0));
+    step(&mut leader, Input::Form(Box::new(config())));
+    let refused = (0..100_000).find_map(|id| {
+        step(&mut leader, Input::Read { id }).into_iter().find(|e| matches!(e, Effect::ReadRefused { .. }))
+    });
+    assert!(matches!(refused, Some(Effect::ReadRefused { why: Refusal::TooManyReads, .. })), "{refused:?}");
 }

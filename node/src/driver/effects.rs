@@ -2,7 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 use quorum::bugs::{self, Bug};
-use quorum::{Body, Effect, Head, Index, Kind, Message, NodeId, Position, Replica, Role, SharedConfig, Term, Token};
+use quorum::{
+    Body, Effect, Head, Index, Kind, Message, NodeId, Position, Refusal, Replica, Role, SharedConfig, Term, Token,
+};
 
 use super::waiters::Held;
 use super::{APPLY_BYTES_PER_TURN, APPLY_PER_TURN, Done, Driver, Installing};
@@ -35,6 +37,9 @@ impl Driver {
             }
             Effect::Refuse(why) => self.refused = Some(why),
             Effect::ReadReady { id, index } => self.answer_barrier(id, Ok(index)),
+            Effect::ReadRefused { id, why: Refusal::TooManyReads } => {
+                self.answer_barrier(id, Err(ReadError::Overloaded));
+            }
             Effect::ReadRefused { id, .. } => self.answer_barrier(id, Err(ReadError::NoLeader)),
             Effect::Became { role, term, leader } => self.on_became(role, term, leader),
             Effect::Reconfigured { config } => self.take_members(&config),

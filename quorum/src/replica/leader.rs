@@ -510,7 +510,7 @@ impl Replica {
             return;
         }
         if !leader.reads.has_room() {
-            self.effects.push(Effect::ReadRefused { id, why: Refusal::NotLeader });
+            self.effects.push(Effect::ReadRefused { id, why: Refusal::TooManyReads });
             return;
         }
         let (round, confirmed) = (leader.round, self.confirmed_round());
