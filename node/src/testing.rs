@@ -23,8 +23,12 @@ use quorum::{Config, Index, Member, NodeId, Role, Term};
 use tokio::sync::oneshot;
 
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+#[cfg(test)]
+use crate::kv::MemoryHome;
 use crate::kv::{Applied, Store};
 use crate::metrics::Metrics;
+#[cfg(test)]
+use crate::options::Limits;
 use crate::options::NodeOptions;
 
 /// The member named `node<n>`, with made-up addresses.
@@ -81,6 +85,13 @@ impl Forward for NoForward {
 /// acknowledged with two copies, the followers'. Must be called within a tokio runtime.
 pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handle {
     handle_with(role, adjust, Arc::new(NoForward))
+}
+
+/// The same on a store that is drained by whoever calls this, and whose engine they may damage.
+#[cfg(test)]
+pub(crate) fn handle_on(home: &MemoryHome) -> (Handle, Store) {
+    let store = Store::stepped(home, &Limits::default(), 1 << 20);
+    (handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store.clone()), store)
 }
 
 /// The same with another way to the leader.

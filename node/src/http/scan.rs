@@ -4,6 +4,7 @@
 //! next chunk is made only when the connection has taken the last one, so a slow reader costs one chunk.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -16,7 +17,8 @@ use super::error::{Code, Failure};
 use super::face::Answer;
 use super::json::{push_item, push_key, push_number, push_value};
 use super::respond::{Body, full};
-use crate::kv::View;
+use crate::handle::ReadError;
+use crate::kv::{StoreError, View};
 
 /// Text made in one go: large enough to be worth the trip to a thread. One value more may go beyond it.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -50,9 +52,12 @@ pub(super) struct Range {
 /// A range on its way out.
 pub(super) struct Scan {
     cursor: Option<Box<Cursor>>,
-    making: Option<JoinHandle<(Box<Cursor>, Vec<u8>)>>,
+    making: Option<Making>,
     first: Option<Bytes>,
 }
+
+/// The next piece of text and where the scan stands then, unless the engine cannot be read.
+type Making = JoinHandle<Result<(Box<Cursor>, Vec<u8>), StoreError>>;
 
 /// Where a scan stands.
 struct Cursor {
@@ -66,7 +71,7 @@ struct Cursor {
 
 impl Cursor {
     /// The next piece of text, about [`CHUNK_BYTES`] of it.
-    fn advance(&mut self) -> Vec<u8> {
+    fn advance(&mut self) -> Result<Vec<u8>, StoreError> {
         let mut out = Vec::with_capacity(4 << 10);
         if !self.begun {
             self.begun = true;
@@ -75,7 +80,8 @@ impl Cursor {
         let target = if self.form == Form::Page { PAGE_BYTES_MAX } else { CHUNK_BYTES };
         let mut last: Option<Bytes> = None;
         let mut more = false;
-        for (key, item) in self.view.scan(&self.range.prefix, self.range.after.as_deref()) {
+        for entry in self.view.try_scan(&self.range.prefix, self.range.after.as_deref()) {
+            let (key, item) = entry?;
             if self.range.limit == 0 || out.len() >= target {
                 more = true;
                 break;
@@ -107,7 +113,7 @@ impl Cursor {
         if let Some(key) = last {
             self.range.after = Some(key.to_vec());
         }
-        out
+        Ok(out)
     }
 
     fn open(&self, out: &mut Vec<u8>) {
@@ -140,18 +146,20 @@ impl Cursor {
     }
 }
 
-fn make(mut cursor: Box<Cursor>) -> JoinHandle<(Box<Cursor>, Vec<u8>)> {
+fn make(mut cursor: Box<Cursor>) -> Making {
     tokio::task::spawn_blocking(move || {
-        let chunk = cursor.advance();
-        (cursor, chunk)
+        let chunk = cursor.advance()?;
+        Ok((cursor, chunk))
     })
 }
 
 /// The response with a range: at once if it is small, as a stream if not.
 pub(super) async fn respond(view: View, range: Range, form: Form) -> Answer {
     let cursor = Box::new(Cursor { view, range, form, begun: false, any: false, done: false });
-    let (cursor, chunk) =
+    let made =
         make(cursor).await.map_err(|_| Failure::new(Code::Internal, "reading the range hit a defect of the node"))?;
+    // The node ends over it, as over a key that cannot be read.
+    let (cursor, chunk) = made.map_err(|_| ReadError::Stopping)?;
     let kind = match form {
         Form::Lines => HeaderValue::from_static("application/x-ndjson"),
         _ => super::respond::JSON,
@@ -172,7 +180,7 @@ pub(super) async fn respond(view: View, range: Range, form: Form) -> Answer {
 
 impl Scan {
     /// The next chunk; an error breaks the stream off, so that a client does not take half a range for all of it.
-    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
@@ -187,12 +195,11 @@ impl Scan {
             Poll::Pending => Poll::Pending,
             Poll::Ready(made) => {
                 self.making = None;
-                let (cursor, chunk) = match made {
-                    Ok(made) => made,
-                    Err(error) => return Poll::Ready(Some(Err(std::io::Error::other(error)))),
-                };
-                self.cursor = (!cursor.done).then_some(cursor);
-                Poll::Ready(Some(Ok(chunk.into())))
+                let made = made.map_err(io::Error::other).and_then(|made| made.map_err(io::Error::other));
+                Poll::Ready(Some(made.map(|(cursor, chunk)| {
+                    self.cursor = (!cursor.done).then_some(cursor);
+                    chunk.into()
+                })))
             }
         }
     }

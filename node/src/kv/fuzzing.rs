@@ -10,9 +10,49 @@ use quorum::Position;
 use super::engine::memory::MemoryEngine;
 use super::engine::{Meta, decode_item, encode_item, journal};
 use super::once::Row;
-use super::{Command, Condition, Item, Outcome, Store, StoreError, Value};
+use super::{Command, Condition, Entry, Item, Outcome, Store, StoreError, Value, View};
 use crate::fuzzing::forged;
 use crate::options::Limits;
+
+impl View {
+    /// As [`View::try_scan`], of an engine that can be read.
+    pub(crate) fn scan(&self, prefix: &[u8], after: Option<&[u8]>) -> impl Iterator<Item = Entry> + use<> {
+        self.try_scan(prefix, after).map(|entry| entry.expect("readable"))
+    }
+}
+
+impl Store {
+    /// A hash of everything in it: equal states have equal digests on every node and platform. No protection against malice.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hash = Fnv::default();
+        for (key, item) in self.view().scan(b"", None) {
+            hash.field(&key);
+            hash.field(&[item.value.kind as u8]);
+            hash.field(&item.value.data);
+            hash.field(&item.revision.to_le_bytes());
+            hash.field(&item.version.to_le_bytes());
+        }
+        hash.0
+    }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo).
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    /// With its length first, so that bytes cannot move between fields unnoticed.
+    fn field(&mut self, bytes: &[u8]) {
+        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
 
 /// Commands one after the other, each behind its length. Two stores that drain at different times come to the same.
 pub(crate) fn commands(data: &[u8]) {

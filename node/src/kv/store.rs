@@ -378,12 +378,6 @@ impl Store {
         self.view().page(prefix, after, limit)
     }
 
-    /// A hash of the whole data: as [`View::digest`].
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        self.view().digest()
-    }
-
     /// Bytes applied but not yet in the engine.
     #[must_use]
     pub fn overlay_bytes(&self) -> usize {

@@ -68,17 +68,8 @@ impl View {
         self.0.meta.count
     }
 
-    /// Items in key order: those that start with `prefix` and come after `after`, lazily. An engine that cannot be read ends it early, and
-    /// the store has failed then; [`View::try_scan`] tells the two ends apart.
-    pub fn scan<'a>(
-        &'a self,
-        prefix: &'a [u8],
-        after: Option<&'a [u8]>,
-    ) -> Box<dyn Iterator<Item = Entry> + Send + 'a> {
-        Box::new(self.try_scan(prefix, after).map_while(Result::ok))
-    }
-
-    /// As [`View::scan`], with its errors, and independent of the view's lifetime.
+    /// Items in key order: those that start with `prefix` and come after `after`, lazily. An engine that cannot be read ends it with an error, and
+    /// the store has failed then: what came before is a part of the range that must not pass for the whole. Independent of the view's lifetime.
     #[must_use]
     pub fn try_scan(&self, prefix: &[u8], after: Option<&[u8]>) -> Scan {
         let from = match after {
@@ -96,7 +87,7 @@ impl View {
         }
     }
 
-    /// Up to `limit` items from where [`View::scan`] would start.
+    /// Up to `limit` items from where [`View::try_scan`] would start.
     ///
     /// # Errors
     /// When the engine cannot be read.
@@ -105,38 +96,6 @@ impl View {
         let entries = scan.by_ref().take(limit).collect::<Result<Vec<_>, _>>()?;
         let more = scan.next().transpose()?.is_some();
         Ok(Page { revision: self.revision(), entries, more })
-    }
-
-    /// A hash of everything in it: equal states have equal digests on every node and platform. No protection against malice.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        let mut hash = Fnv::default();
-        for (key, item) in self.scan(b"", None) {
-            hash.field(&key);
-            hash.field(&[item.value.kind as u8]);
-            hash.field(&item.value.data);
-            hash.field(&item.revision.to_le_bytes());
-            hash.field(&item.version.to_le_bytes());
-        }
-        hash.0
-    }
-}
-
-/// FNV-1a, 64 bits (Fowler, Noll, Vo).
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    /// With its length first, so that bytes cannot move between fields unnoticed.
-    fn field(&mut self, bytes: &[u8]) {
-        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
     }
 }
 

@@ -380,11 +380,11 @@ impl Session {
         Ok(())
     }
 
-    /// Walks over the keys on a thread that may wait for the engine's disk.
+    /// Walks over the keys on a thread that may wait for the engine's disk; `None` if they cannot be read.
     async fn step(&self, pattern: Bytes, after: Option<Bytes>, count: usize) -> Option<keys::Step> {
         let handle = self.face.handle.clone();
         let walk = move || keys::step(&handle.view(), &pattern, after.as_deref(), count);
-        tokio::task::spawn_blocking(walk).await.ok()
+        tokio::task::spawn_blocking(walk).await.ok()?.ok()
     }
 
     async fn keys(&mut self, request: &Request) -> io::Result<()> {

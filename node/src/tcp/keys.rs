@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::kv::View;
+use crate::kv::{StoreError, View};
 
 /// Walks under way at once that are remembered; the oldest is forgotten first. At keys of at most 4 KiB that is 16 MiB at the very worst
 /// and in practice some hundred KiB.
@@ -127,20 +127,21 @@ pub(super) struct Step {
 }
 
 /// Looks at up to `count` keys after `after` and returns those that match. May read from the engine's disk: for a blocking thread.
-pub(super) fn step(view: &View, pattern: &[u8], after: Option<&[u8]>, count: usize) -> Step {
+pub(super) fn step(view: &View, pattern: &[u8], after: Option<&[u8]>, count: usize) -> Result<Step, StoreError> {
     let mut keys = Vec::new();
     let mut seen = 0;
-    for (key, _) in view.scan(literal_prefix(pattern), after) {
+    for entry in view.try_scan(literal_prefix(pattern), after) {
+        let (key, _) = entry?;
         seen += 1;
         let last = key.clone();
         if matches(pattern, &key) {
             keys.push(key);
         }
         if seen == count {
-            return Step { keys, more: Some(last) };
+            return Ok(Step { keys, more: Some(last) });
         }
     }
-    Step { keys, more: None }
+    Ok(Step { keys, more: None })
 }
 
 #[cfg(test)]

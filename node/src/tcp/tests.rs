@@ -24,9 +24,12 @@ struct Server {
 }
 
 async fn server_with(role: Role, stall: Duration, adjust: impl FnOnce(&mut NodeOptions)) -> Server {
+    server_of(testing::handle(role, adjust), stall).await
+}
+
+async fn server_of(handle: Handle, stall: Duration) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
-    let handle = testing::handle(role, adjust);
     let task = tokio::spawn(serve_until_stopped(listener, handle.clone(), stall));
     Server { address, handle, task }
 }
@@ -412,6 +415,21 @@ async fn scan_walks_over_every_key_once_even_over_several_connections() {
     peer.redis("SCAN 7", "-ERR invalid cursor: it is of another node or too old, start again at 0\r\n").await;
     peer.redis("SCAN x", "-ERR invalid cursor\r\n").await;
     peer.redis("SCAN 0 COUNT 0", "-ERR syntax error\r\n").await;
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_read_are_no_short_list() {
+    let home = crate::kv::MemoryHome::default();
+    let (handle, store) = testing::handle_on(&home);
+    let server = server_of(handle, STALL_MAX).await;
+    let mut peer = server.connect().await;
+    peer.redis("MSET a 1 b 2 c 3", "+OK\r\n").await;
+    store.persist().expect("all of it is in the engine");
+    peer.redis("KEYS *", "*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n").await;
+    home.damage_from("c");
+    for command in ["KEYS *", "SCAN 0", "SCAN 0 COUNT 10 MATCH c"] {
+        peer.redis(command, "-ERR the keys could not be read\r\n").await;
+    }
 }
 
 #[tokio::test]

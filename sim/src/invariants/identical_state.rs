@@ -18,7 +18,11 @@ pub fn check(chronicle: &Chronicle, name: &str, store: &Store) -> Result<(), Vio
         return Violation::of("identical_state", format!("{name} has applied {applied}, which nobody has committed"));
     };
     let (mut hash, mut keys) = (0, 0);
-    for (key, item) in store.view().scan(b"", None) {
+    for entry in store.view().try_scan(b"", None) {
+        let (key, item) = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Violation::of("identical_state", format!("{name} cannot be read: {error}")),
+        };
         hash ^= hash_item(&key, &Stored { value: item.value.data, revision: item.revision, version: item.version });
         keys += 1;
     }

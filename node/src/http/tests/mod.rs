@@ -4,6 +4,7 @@ mod admin;
 mod lab;
 mod limits;
 mod page;
+mod ranges;
 mod v1;
 
 use std::net::SocketAddr;

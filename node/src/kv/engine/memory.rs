@@ -29,6 +29,8 @@ struct State {
     durable_graves: Graves,
     durable_rows: Rows,
     runs: Vec<Batch>,
+    /// From this key on a walk finds that the disk is damaged.
+    damaged_from: Option<Bytes>,
 }
 
 #[derive(Clone)]
@@ -211,6 +213,9 @@ impl Iterator for Walk {
                 }
             }
             let (key, item) = least.map(|(key, item)| (key.clone(), item.clone()))?;
+            if self.state.damaged_from.as_ref().is_some_and(|from| key >= *from) {
+                return Some(Err(EngineError::Damaged("on purpose".into())));
+            }
             self.from = Bound::Excluded(key.clone());
             if let Some(item) = item {
                 return Some(Ok((key, item)));
@@ -248,6 +253,12 @@ impl MemoryHome {
     /// After so many more operations every one fails, until [`MemoryHome::restart`].
     pub fn fail_after(&self, operations: u64) {
         *self.0.lock().fuse.lock() = Some(operations);
+    }
+
+    /// From now on whoever walks through the engine to this key finds damage.
+    #[cfg(test)]
+    pub(crate) fn damage_from(&self, key: &'static str) {
+        self.0.lock().current.state.write().damaged_from = Some(Bytes::from_static(key.as_bytes()));
     }
 
     /// The process has ended: the next one finds what this one wrote.
