@@ -17,6 +17,7 @@ use super::origin::Guard;
 use super::relay::{self, Relay};
 use super::respond::{Body, COPIES, REVISION, TERM};
 use super::route::{NoRoute, Route, resolve, shape};
+use super::scan::Ranges;
 use super::server::Answers;
 use super::{admin, health, lab, metrics, request, ui, v1};
 use crate::handle::Handle;
@@ -52,6 +53,8 @@ pub(super) struct Face {
     ok_seconds: Vec<Histogram>,
     /// Who follows this node, and through it the cluster.
     events: Events,
+    /// Listings and exports under way.
+    pub ranges: Ranges,
     /// Requests on their way to other members.
     pub relay: Relay,
     guard: Guard,
@@ -78,6 +81,7 @@ impl Face {
             uri_bytes_max: 3 * limits.key_bytes + 4096,
             ok_seconds,
             events: Events::new(),
+            ranges: Ranges::new(handle.options().request_timeout),
             relay: Relay::new(),
             guard: Guard::of_node(handle.options()),
             handle,

@@ -132,7 +132,7 @@ fn key_of_query(face: &Face, request: &Request<Incoming>) -> Result<Bytes, Failu
 /// `GET /data`
 pub(super) async fn data(face: &Face) -> Answer {
     let range = Range { prefix: Vec::new(), after: None, limit: u64::MAX };
-    scan::respond(face.handle.view(), range, Form::Object).await
+    scan::respond(face, range, Form::Object).await
 }
 
 /// `GET /keys`
@@ -143,7 +143,7 @@ pub(super) async fn keys(face: &Face, request: &Request<Incoming>) -> Answer {
         after: query.get("after"),
         limit: query.number("limit")?.unwrap_or(u64::MAX),
     };
-    scan::respond(face.handle.view(), range, Form::Keys).await
+    scan::respond(face, range, Form::Keys).await
 }
 
 fn kv_key(face: &Face, request: &Request<Incoming>) -> Result<Bytes, Failure> {

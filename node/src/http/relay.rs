@@ -3,9 +3,10 @@
 //! For people before a browser: the page they look at comes from one node, which may be the only one their browser can reach. Only requests of `/v1` are
 //! passed on, and once; what the other node says comes back as it is. Programs ask the node they mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER,
@@ -13,13 +14,13 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response};
 use percent_encoding::percent_decode_str;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{Code, Failure};
 use super::face::{Answer, Face};
 use super::follow;
 use super::request::body;
-use super::respond::{Body, COPIES, JSON, NODE, REVISION, TERM, VERSION, full};
+use super::respond::{Body, COPIES, JSON, NODE, REVISION, TERM, VERSION, full, keeping};
 use super::scan::PAGE_BYTES_MAX;
 
 /// Where such requests begin.
@@ -27,6 +28,9 @@ const PATH: &str = "/v1/nodes/";
 
 /// Requests under way at once: many people's, and a fraction of the connections of the node that is asked.
 const UNDER_WAY_MAX: usize = 64;
+
+/// An answer that is no longer than what a connection takes at once.
+const UNCOUNTED_BYTES: usize = 64 << 10;
 
 /// What is waited for beyond the other node's own limit on a request: the way there and back.
 const GRACE: Duration = Duration::from_secs(1);
@@ -49,7 +53,7 @@ pub(super) struct Destination<'a> {
 /// Requests on their way.
 pub(super) struct Relay {
     client: Option<reqwest::Client>,
-    under_way: Semaphore,
+    under_way: Arc<Semaphore>,
 }
 
 /// The node that a path names, and what it is asked for.
@@ -91,12 +95,12 @@ pub(super) async fn at_member(face: &Face, request: Request<Incoming>) -> Answer
 impl Relay {
     /// Nothing on its way yet.
     pub(super) fn new() -> Relay {
-        Relay { client: follow::client(), under_way: Semaphore::new(UNDER_WAY_MAX) }
+        Relay { client: follow::client(), under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
     }
 
     /// Puts the request to that node and answers as it does.
     pub(super) async fn pass_on(&self, to: Destination<'_>, rest: &str, request: Request<Incoming>) -> Answer {
-        let (Some(client), Ok(_under_way)) = (&self.client, self.under_way.try_acquire()) else {
+        let (Some(client), Ok(place)) = (&self.client, Arc::clone(&self.under_way).try_acquire_owned()) else {
             return Err(Failure::new(
                 Code::Overloaded,
                 "too many requests are passed on to other nodes: try again in a moment",
@@ -126,12 +130,16 @@ impl Relay {
             ),
         };
         let response = sent.map_err(failed)?;
-        answered(response, most).await.map_err(|error| error.map_or_else(|| Failure::too_large(most), failed))
+        answered(response, most, place).await.map_err(|error| error.map_or_else(|| Failure::too_large(most), failed))
     }
 }
 
 /// The other node's answer as ours; `None` if it is beyond all bounds.
-async fn answered(mut response: reqwest::Response, most: usize) -> Result<Response<Body>, Option<reqwest::Error>> {
+async fn answered(
+    mut response: reqwest::Response,
+    most: usize,
+    place: OwnedSemaphorePermit,
+) -> Result<Response<Body>, Option<reqwest::Error>> {
     let mut bytes = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(Some)? {
         if bytes.len() + chunk.len() > most {
@@ -140,7 +148,9 @@ async fn answered(mut response: reqwest::Response, most: usize) -> Result<Respon
         bytes.extend_from_slice(&chunk);
     }
     let kind: HeaderValue = response.headers().get(CONTENT_TYPE).cloned().unwrap_or(JSON);
-    let mut ours = full(response.status(), kind, Bytes::from(bytes));
+    // What is long holds its place until it is sent: a client that does not read it would else ask for the next one.
+    let bytes = if bytes.len() > UNCOUNTED_BYTES { keeping(bytes.into(), place) } else { bytes.freeze() };
+    let mut ours = full(response.status(), kind, bytes);
     for name in BACK {
         if let Some(value) = response.headers().get(&name) {
             ours.headers_mut().insert(name, value.clone());

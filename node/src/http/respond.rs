@@ -10,6 +10,7 @@ use futures_util::Stream;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::scan::Scan;
 
@@ -75,6 +76,17 @@ pub(super) fn full(status: StatusCode, kind: HeaderValue, bytes: Bytes) -> Respo
     headers.reserve(HEADERS);
     headers.insert(CONTENT_TYPE, kind);
     response
+}
+
+/// Bytes that hold a place for as long as some of them have not been sent.
+pub(super) fn keeping(bytes: Vec<u8>, place: OwnedSemaphorePermit) -> Bytes {
+    struct Kept(Vec<u8>, #[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Kept(bytes, place))
 }
 
 /// A response with this JSON text.

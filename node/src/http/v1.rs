@@ -200,11 +200,8 @@ pub(super) async fn list(face: &Face, request: Request<Incoming>) -> Answer {
         limit: wanted.unwrap_or(most).min(most),
     };
     face.handle.barrier(consistency, forward, min_revision).await?;
-    let view = face.handle.view();
-    let revision = view.revision();
-    let mut response = scan::respond(view, range, if lines { Form::Lines } else { Form::Page }).await?;
+    let mut response = scan::respond(face, range, if lines { Form::Lines } else { Form::Page }).await?;
     let headers = response.headers_mut();
-    headers.insert(REVISION, revision.into());
     headers.insert(TERM, face.handle.state().term.0.into());
     headers.insert(NODE, face.node.clone());
     Ok(response)

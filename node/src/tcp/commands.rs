@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::keys::{self, KEYS_MAX, SCAN_STEP_MAX};
+use super::keys::{self, Bounds, Step};
 use super::meters::Route;
 use super::resp::{self, Request};
 use super::session::{Flow, Session, Shape, read_code};
@@ -354,7 +355,7 @@ impl Session {
                 resp::integer(&mut self.out, i64::try_from(count).unwrap_or(i64::MAX));
             }
             Verb::Keys => self.keys(request).await?,
-            Verb::Scan => self.scan(request).await,
+            Verb::Scan => self.scan(request).await?,
             _ => {
                 let item = match self.face.handle.item(request.get(1)).await {
                     Ok(item) => item,
@@ -380,43 +381,60 @@ impl Session {
         Ok(())
     }
 
-    /// Walks over the keys on a thread that may wait for the engine's disk; `None` if they cannot be read.
-    async fn step(&self, pattern: Bytes, after: Option<Bytes>, count: usize) -> Option<keys::Step> {
+    /// Walks over the keys on a thread that may wait for the engine's disk.
+    async fn step(&self, pattern: Bytes, after: Option<Bytes>, bounds: Bounds) -> Result<Step, Text> {
         let handle = self.face.handle.clone();
-        let walk = move || keys::step(&handle.view(), &pattern, after.as_deref(), count);
-        tokio::task::spawn_blocking(walk).await.ok()?.ok()
+        let walk = move || keys::step(&handle.view(), &pattern, after.as_deref(), bounds);
+        match tokio::task::spawn_blocking(walk).await {
+            Ok(Ok(step)) => Ok(step),
+            Ok(Err(_)) | Err(_) => Err("ERR the keys could not be read".into()),
+        }
     }
 
     async fn keys(&mut self, request: &Request) -> io::Result<()> {
-        match self.step(request.share(1), None, KEYS_MAX).await {
-            Some(keys::Step { keys, more: None }) => {
-                resp::array(&mut self.out, keys.len());
-                for key in keys {
-                    resp::bulk(&mut self.out, &key);
-                    self.flush_if_large().await?;
-                }
+        let face = Arc::clone(&self.face);
+        let patience = face.handle.options().request_timeout;
+        let Ok(Ok(_under_way)) = tokio::time::timeout(patience, face.keys.acquire()).await else {
+            resp::error(&mut self.out, "BUSY too many KEYS are under way: try again in a moment, or use SCAN");
+            return Ok(());
+        };
+        match self.step(request.share(1), None, keys::KEYS).await {
+            Ok(Step { count, text, more: None }) => {
+                resp::array(&mut self.out, count);
+                return self.answer_with(&text).await;
             }
-            Some(_) => resp::error(&mut self.out, &format!("ERR KEYS looks at up to {KEYS_MAX} keys: use SCAN")),
-            None => resp::error(&mut self.out, "ERR the keys could not be read"),
+            Ok(_) => {
+                let Bounds { keys, bytes } = keys::KEYS;
+                let text =
+                    format!("ERR KEYS looks at up to {keys} keys and returns {} MiB of them: use SCAN", bytes >> 20);
+                resp::error(&mut self.out, &text);
+            }
+            Err(text) => resp::error(&mut self.out, &text),
         }
         Ok(())
     }
 
-    async fn scan(&mut self, request: &Request) {
-        let walk = match self.scan_options(request) {
-            Ok(walk) => walk,
-            Err(text) => return resp::error(&mut self.out, &text),
+    async fn scan(&mut self, request: &Request) -> io::Result<()> {
+        let step = match self.scan_options(request) {
+            Ok(walk) => {
+                let bounds = Bounds { keys: walk.count, ..keys::SCAN };
+                self.step(walk.pattern, walk.after, bounds).await.map(|step| (step, walk.strings))
+            }
+            Err(text) => Err(text),
         };
-        let Some(step) = self.step(walk.pattern, walk.after, walk.count).await else {
-            return resp::error(&mut self.out, "ERR the keys could not be read");
+        let (Step { count, text, more }, strings) = match step {
+            Ok(step) => step,
+            Err(text) => {
+                resp::error(&mut self.out, &text);
+                return Ok(());
+            }
         };
-        let cursor = step.more.map_or(0, |key| self.face.cursors.lock().remember(key));
+        let cursor = more.map_or(0, |key| self.face.cursors.lock().remember(key));
         let out = &mut self.out;
         resp::array(out, 2);
         resp::bulk(out, cursor.to_string().as_bytes());
-        let keys = if walk.strings { &step.keys[..] } else { &[] };
-        resp::array(out, keys.len());
-        keys.iter().for_each(|key| resp::bulk(out, key));
+        resp::array(out, if strings { count } else { 0 });
+        self.answer_with(if strings { &text } else { b"" }).await
     }
 
     fn scan_options(&self, request: &Request) -> Result<Walk, Text> {
@@ -441,7 +459,7 @@ impl Session {
             } else if option.eq_ignore_ascii_case(b"COUNT") {
                 let count = integer(request.get(n + 1)).ok_or(NOT_AN_INTEGER)?;
                 let count = usize::try_from(count).ok().filter(|c| *c > 0).ok_or(SYNTAX)?;
-                walk.count = count.min(SCAN_STEP_MAX);
+                walk.count = count.min(keys::SCAN.keys);
             } else if option.eq_ignore_ascii_case(b"TYPE") {
                 walk.strings = request.get(n + 1).eq_ignore_ascii_case(b"string");
             } else {

@@ -8,17 +8,30 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::resp;
 use crate::kv::{StoreError, View};
 
 /// Walks under way at once that are remembered; the oldest is forgotten first. At keys of at most 4 KiB that is 16 MiB at the very worst
 /// and in practice some hundred KiB.
 const CURSORS_MAX: usize = 4096;
 
-/// Most keys that one KEYS returns, and most that it looks at: beyond, only SCAN will do.
-pub(super) const KEYS_MAX: usize = 100_000;
+/// Most keys that one KEYS looks at, and text that it returns: beyond, only SCAN will do.
+pub(super) const KEYS: Bounds = Bounds { keys: 100_000, bytes: 16 << 20 };
 
-/// Most keys that one step of SCAN looks at, whatever COUNT says.
-pub(super) const SCAN_STEP_MAX: usize = 10_000;
+/// The same for one step of SCAN, whatever COUNT says. Its text is a fraction of the largest value's.
+pub(super) const SCAN: Bounds = Bounds { keys: 10_000, bytes: 256 << 10 };
+
+/// KEYS at once: the text of all of them is at most 128 MiB.
+pub(super) const KEYS_UNDER_WAY_MAX: usize = 8;
+
+/// How far one step goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Keys looked at.
+    pub keys: usize,
+    /// Text, and one key more.
+    pub bytes: usize,
+}
 
 /// Places where walks go on.
 #[derive(Debug, Default)]
@@ -119,34 +132,39 @@ fn literal_prefix(pattern: &[u8]) -> &[u8] {
 }
 
 /// One step of a walk.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Step {
-    /// The keys that match.
-    pub keys: Vec<Bytes>,
-    /// The last key looked at, if there may be more.
+    /// How many keys match.
+    pub count: usize,
+    /// The keys themselves, as bulk strings one after the other. Not as slices of what the engine read: those would keep whole blocks of it in memory.
+    pub text: Vec<u8>,
+    /// The last key looked at, if there are more behind it.
     pub more: Option<Bytes>,
 }
 
-/// Looks at up to `count` keys after `after` and returns those that match. May read from the engine's disk: for a blocking thread.
-pub(super) fn step(view: &View, pattern: &[u8], after: Option<&[u8]>, count: usize) -> Result<Step, StoreError> {
-    let mut keys = Vec::new();
-    let mut seen = 0;
+/// Looks at the keys after `after`, as far as the bounds go, and returns those that match. May read from the engine's disk: for a blocking thread.
+pub(super) fn step(view: &View, pattern: &[u8], after: Option<&[u8]>, bounds: Bounds) -> Result<Step, StoreError> {
+    let (mut step, mut seen, mut last) = (Step::default(), 0, None);
     for entry in view.try_scan(literal_prefix(pattern), after) {
         let (key, _) = entry?;
+        if seen == bounds.keys || step.text.len() >= bounds.bytes {
+            step.more = last;
+            break;
+        }
         seen += 1;
-        let last = key.clone();
         if matches(pattern, &key) {
-            keys.push(key);
+            resp::bulk(&mut step.text, &key);
+            step.count += 1;
         }
-        if seen == count {
-            return Ok(Step { keys, more: Some(last) });
-        }
+        last = Some(key);
     }
-    Ok(Step { keys, more: None })
+    Ok(step)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::{Command, Condition, Store, Value};
 
     #[test]
     fn globs_match_as_in_redis() {
@@ -175,6 +193,28 @@ mod tests {
         ] {
             assert_eq!(matches(pattern.as_bytes(), key.as_bytes()), expected, "{pattern} on {key}");
         }
+    }
+
+    #[test]
+    fn a_step_ends_at_its_bounds_and_says_whether_there_is_more() {
+        let store = Store::memory();
+        for (index, key) in ["a", "b", "c", "d"].into_iter().zip(1..).map(|(key, index)| (index, key)) {
+            let put = Command::Put { key: key.into(), value: Value::text("v"), condition: Condition::None };
+            store.apply_command(quorum::Position::new(index, 1), &put.encode());
+        }
+        let walk = |pattern: &str, after: Option<&str>, keys: usize, bytes: usize| {
+            let after = after.map(str::as_bytes);
+            let step = step(&store.view(), pattern.as_bytes(), after, Bounds { keys, bytes }).expect("readable");
+            let more = step.more.map(|key| String::from_utf8_lossy(&key).into_owned());
+            (String::from_utf8(step.text).expect("text").replace("\r\n", " "), step.count, more)
+        };
+        let found = |text: &str, count: usize, more: Option<&str>| (text.to_owned(), count, more.map(str::to_owned));
+        assert_eq!(walk("*", None, 2, 100), found("$1 a $1 b ", 2, Some("b")));
+        assert_eq!(walk("*", Some("b"), 2, 100), found("$1 c $1 d ", 2, None), "exactly as many as there are");
+        assert_eq!(walk("*", None, 4, 100), found("$1 a $1 b $1 c $1 d ", 4, None));
+        assert_eq!(walk("[ad]", None, 3, 100), found("$1 a ", 1, Some("c")));
+        assert_eq!(walk("*", None, 100, 8), found("$1 a $1 b ", 2, Some("b")), "seven bytes of text each");
+        assert_eq!(walk("[bd]", None, 100, 7), found("$1 b ", 1, Some("b")));
     }
 
     #[test]

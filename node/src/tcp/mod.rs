@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -59,6 +59,8 @@ pub(super) struct Face {
     handle: Handle,
     meters: Meters,
     cursors: Mutex<Cursors>,
+    /// KEYS under way.
+    keys: Semaphore,
     caps: resp::Caps,
     /// How long a peer may take for a command, or take nothing of its answers.
     stall: Duration,
@@ -79,6 +81,7 @@ impl Face {
         Face {
             meters: Meters::new(handle.metrics()),
             cursors: Mutex::default(),
+            keys: Semaphore::new(keys::KEYS_UNDER_WAY_MAX),
             caps,
             stall,
             started: Instant::now(),

@@ -17,7 +17,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -33,8 +33,8 @@ use crate::options::OVERHEAD_BYTES;
 /// Writes of one connection under way at once: enough to fill a batch of the log, and a fraction of what the whole node takes.
 const PENDING_MAX: usize = 1024;
 
-/// A peer that does not complete its command within this, or takes nothing of its answers for so long, is given up. A byte now and then does not keep
-/// it: the largest command takes so long at 70 kB a second.
+/// A peer that does not complete its command within this is given up, and one that takes less than [`FLUSH_BYTES`] of its answers in such a time. A byte
+/// now and then does not keep it: the largest command takes so long at 70 kB a second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Space offered to one read; the larger after a read that filled the smaller, as pipelines and large values do.
@@ -504,17 +504,18 @@ impl Session {
         if self.out.len() >= FLUSH_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        let mut rest = &self.out[..];
-        while !rest.is_empty() {
-            let sent = tokio::time::timeout(self.face.stall, self.stream.write(rest))
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
-            if sent == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            rest = &rest[sent..];
+    /// Answers with text of any length, and copies only what is short.
+    pub(super) async fn answer_with(&mut self, text: &[u8]) -> io::Result<()> {
+        if text.len() < FLUSH_BYTES {
+            self.out.extend_from_slice(text);
+            return Ok(());
         }
+        self.flush().await?;
+        send(&mut self.stream, text, self.face.stall).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        send(&mut self.stream, &self.out, self.face.stall).await?;
         self.out.clear();
         Ok(())
     }
@@ -537,6 +538,14 @@ impl Session {
         let _ = tokio::time::timeout(LINGER.0, dropping).await;
         Ok(())
     }
+}
+
+/// Sends all of it to a peer that takes [`FLUSH_BYTES`] at least within each such time: a byte now and then does not keep what waits behind it.
+async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], stall: Duration) -> io::Result<()> {
+    for piece in bytes.chunks(FLUSH_BYTES) {
+        tokio::time::timeout(stall, stream.write_all(piece)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    }
+    Ok(())
 }
 
 const UNREADABLE: &str = "the command is not known to this version of the cluster";
@@ -583,5 +592,27 @@ fn line_write_text(error: &WriteError) -> String {
         WriteError::NotLeader { leader: Some(_) } => SECONDARY.into(),
         WriteError::NotLeader { leader: None } | WriteError::NoLeader => NO_PRIMARY.into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_an_answer_byte_by_byte_is_given_up() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1);
+        let dripping = async {
+            while theirs.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answer = vec![0; FLUSH_BYTES];
+        tokio::select! {
+            sent = send(&mut ours, &answer, Duration::from_millis(100)) => {
+                assert_eq!(sent.expect_err("it would take minutes").kind(), io::ErrorKind::TimedOut);
+            }
+            () = dripping => panic!("nobody closed it"),
+        }
     }
 }

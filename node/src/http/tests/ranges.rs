@@ -1,8 +1,10 @@
 //! Listings and exports: whole, or not taken for it.
 
+use quorum::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::super::scan::STREAMS_MAX;
 use super::{PATIENCE, Server};
 use crate::kv::MemoryHome;
 use crate::testing;
@@ -46,4 +48,27 @@ async fn a_range_that_cannot_be_read_to_its_end_is_never_taken_for_a_whole_one()
         assert_eq!(reply.status, 503, "{target}: {}", reply.text());
     }
     assert_eq!(server.get("/v1/kv?limit=5").await.json()["next"], "key04", "what can be read is");
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_take_only_their_own_places() {
+    let server = Server::start(Role::Leader).await;
+    for n in 0..12 {
+        // Together more than the system takes for a connection.
+        server.put(&format!("/v1/kv/key{n:02}"), &vec![b'v'; 1 << 20]).await;
+    }
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(b"GET /data HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+        assert_eq!(stream.read_u8().await.expect("a response begins"), b'H');
+        unread.push(stream);
+    }
+    let reply = server.get("/data").await;
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (503, Some("overloaded")));
+    assert_eq!(server.get("/keys").await.json()["keys"][11], "key11", "what is short needs no place");
+    assert_eq!(server.get("/v1/kv?limit=3").await.json()["next"], "key02", "and a page needs none");
+    drop(unread.pop());
+    let again = async { while server.get("/data").await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is a place again");
 }
