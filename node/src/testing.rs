@@ -20,8 +20,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorum::{Config, Index, Member, NodeId, Role, Term};
+#[cfg(test)]
+use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+use crate::handle::ChangeError;
 use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
 #[cfg(test)]
 use crate::kv::MemoryHome;
@@ -159,4 +163,24 @@ fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn
 #[cfg(test)]
 pub(crate) fn handle_over(store: Store) -> Handle {
     handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store)
+}
+
+/// A leader whose driver refuses everything in these ways.
+#[cfg(test)]
+pub(crate) fn refusing(write: WriteError, read: ReadError, change: ChangeError) -> Handle {
+    let handle = handle(Role::Leader, |_| {});
+    let (asks, mut received) = mpsc::channel(16);
+    let mut shared = Arc::try_unwrap(handle.shared).unwrap_or_else(|_| panic!("one owner"));
+    shared.asks = asks;
+    tokio::spawn(async move {
+        while let Some(ask) = received.recv().await {
+            match ask {
+                Ask::Write(ask) => drop(ask.reply.send(Err(write.clone()))),
+                Ask::Barrier(reply) => drop(reply.send(Err(read.clone()))),
+                Ask::Change(_, reply) => drop(reply.send(Err(change.clone()))),
+                Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Err(change.clone()))),
+            }
+        }
+    });
+    Handle { shared: Arc::new(shared) }
 }

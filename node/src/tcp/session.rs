@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -422,7 +422,7 @@ impl Session {
 
     /// Whether this client may stop the node.
     pub(super) fn may_shut_down(&self) -> bool {
-        self.client.authenticated || self.client.address.ip().to_canonical().is_loopback()
+        may_shut_down(self.client.address.ip(), self.client.authenticated)
     }
 
     /// Hands a write in; its answer follows when the batch is settled.
@@ -548,6 +548,11 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], stall: Durat
     Ok(())
 }
 
+/// Whoever is on this machine could end the process anyway; from elsewhere it takes the token.
+fn may_shut_down(address: IpAddr, authenticated: bool) -> bool {
+    authenticated || address.to_canonical().is_loopback()
+}
+
 const UNREADABLE: &str = "the command is not known to this version of the cluster";
 
 /// The first word of a Redis error reply, and the outcome as metrics name it.
@@ -598,6 +603,25 @@ fn line_write_text(error: &WriteError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_this_machine_and_who_knows_the_token_may_stop_the_node() {
+        for (address, authenticated, may) in [
+            ("127.0.0.1", false, true),
+            ("127.8.9.10", false, true),
+            ("::1", false, true),
+            ("::ffff:127.0.0.1", false, true),
+            ("10.0.0.1", false, false),
+            ("0.0.0.0", false, false),
+            ("::", false, false),
+            ("::ffff:10.0.0.1", false, false),
+            ("fe80::1", false, false),
+            ("10.0.0.1", true, true),
+        ] {
+            let ip = address.parse().expect("an address");
+            assert_eq!(may_shut_down(ip, authenticated), may, "{address}, authenticated: {authenticated}");
+        }
+    }
 
     #[tokio::test]
     async fn a_peer_that_takes_an_answer_byte_by_byte_is_given_up() {

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::session::READ_BYTES;
 use super::*;
+use crate::handle::{ChangeError, ReadError, WriteError};
 use crate::options::NodeOptions;
 use crate::testing;
 
@@ -415,6 +416,82 @@ async fn scan_walks_over_every_key_once_even_over_several_connections() {
     peer.redis("SCAN 7", "-ERR invalid cursor: it is of another node or too old, start again at 0\r\n").await;
     peer.redis("SCAN x", "-ERR invalid cursor\r\n").await;
     peer.redis("SCAN 0 COUNT 0", "-ERR syntax error\r\n").await;
+}
+
+#[tokio::test]
+async fn a_stranger_may_not_stop_the_node_without_the_token() {
+    const WHY: &str = "SHUTDOWN is taken from this machine only, or after AUTH with the admin token";
+    let handle = testing::handle(Role::Leader, |o| o.admin_token = Some("secret".into()));
+    let face = Arc::new(Face::new(handle.clone(), STALL_MAX));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let stranger = async || {
+        let peer = Peer(TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect"));
+        let (stream, _) = listener.accept().await.expect("accept");
+        let from = "10.0.0.1:50000".parse().expect("an address");
+        (peer, tokio::spawn(Session::new(Arc::clone(&face), stream, from, 1).run()))
+    };
+    let (mut lines, session) = stranger().await;
+    let refused = format!("{{\"status\":\"ERROR\",\"message\":\"{WHY}\"}}\n");
+    lines.ask("SHUTDOWN\n", &refused).await;
+    lines.ask("AUTH guess\n", "{\"status\":\"ERROR\",\"message\":\"wrong token\"}\n").await;
+    lines.ask("SHUTDOWN\n", &refused).await;
+    assert!(!*handle.stopping().borrow());
+    lines.ask("AUTH secret\n", "{\"status\":\"OK\"}\n").await;
+    drop(lines);
+    session.await.expect("no panic").expect("it ends with the client");
+
+    let (mut redis, session) = stranger().await;
+    redis.redis("SHUTDOWN NOSAVE", &format!("-NOPERM {WHY}\r\n")).await;
+    redis.redis("AUTH secret", "+OK\r\n").await;
+    redis.redis("RESET", "+RESET\r\n").await;
+    redis.redis("SHUTDOWN", &format!("-NOPERM {WHY}\r\n")).await;
+    assert!(!*handle.stopping().borrow());
+    redis.redis("AUTH secret", "+OK\r\n").await;
+    redis.send(encode("SHUTDOWN")).await;
+    redis.ended().await;
+    session.await.expect("no panic").expect("an end in order");
+    assert!(*handle.stopping().borrow());
+}
+
+#[tokio::test]
+async fn every_refusal_has_the_word_that_redis_clients_look_for() {
+    let refusing =
+        async |write, read| server_of(testing::refusing(write, read, ChangeError::NoLeader), STALL_MAX).await;
+    for (error, word, outcome) in [
+        (WriteError::NoLeader, "NOLEADER", "no_leader"),
+        (WriteError::NotLeader { leader: Some(testing::member(2)) }, "NOLEADER", "no_leader"),
+        (WriteError::NotFormed { waits_for: Some(2) }, "NOLEADER", "no_leader"),
+        (WriteError::Stopping, "NOLEADER", "stopping"),
+        (WriteError::Forming, "NOQUORUM", "forming"),
+        (WriteError::NoQuorum { live: 1, needed: 2 }, "NOQUORUM", "no_quorum"),
+        (WriteError::Overloaded, "BUSY", "overloaded"),
+        (WriteError::NoSpace, "NOSPACE", "no_space"),
+        (WriteError::TooManyCopies { wanted: 4, voters: 3 }, "ERR", "too_many_copies"),
+        (WriteError::NotTaken("it is too long".into()), "ERR", "bad_request"),
+        (WriteError::Unknown("time".into()), "UNKNOWN", "outcome_unknown"),
+        (WriteError::MixedVersions { behind: "node2".into() }, "ERR", "mixed_versions"),
+    ] {
+        let server = refusing(error.clone(), ReadError::Timeout).await;
+        let mut peer = server.connect().await;
+        peer.redis("SET k v", &format!("-{word} {error}\r\n")).await;
+        peer.redis("INCR k", &format!("-{word} {error}\r\n")).await;
+        let seconds = &server.handle.metrics().request_seconds;
+        assert_eq!(seconds.with_label_values(&["tcp_set", outcome]).get_sample_count(), 1, "{outcome}");
+    }
+    for (error, word, outcome) in [
+        (ReadError::Stopping, "NOLEADER", "stopping"),
+        (ReadError::Timeout, "NOQUORUM", "no_quorum"),
+        (ReadError::Overloaded, "BUSY", "overloaded"),
+    ] {
+        let server = refusing(WriteError::NoLeader, error.clone()).await;
+        let mut peer = server.connect().await;
+        let text = error.to_string().replace("consistency=local", "READONLY");
+        for command in ["GET k", "MGET k", "SCAN 0", "DBSIZE"] {
+            peer.redis(command, &format!("-{word} {text}\r\n")).await;
+        }
+        let seconds = &server.handle.metrics().request_seconds;
+        assert_eq!(seconds.with_label_values(&["tcp_get", outcome]).get_sample_count(), 1, "{outcome}");
+    }
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use quorum::{Change, Failover, NodeId, Role};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Server, refusing};
+use super::Server;
 use crate::handle::{Ask, ChangeError, Handle, ReadError, WriteError};
-use crate::testing;
+use crate::testing::{self, refusing};
 
 /// What was asked for, in order.
 type Kept<T> = Arc<Mutex<Vec<T>>>;

@@ -3,8 +3,9 @@
 use quorum::Role;
 use serde_json::json;
 
-use super::{Server, refusing};
+use super::Server;
 use crate::handle::{ChangeError, ReadError, WriteError};
+use crate::testing::refusing;
 
 #[tokio::test]
 async fn a_write_on_the_leader_tells_how_many_followers_confirmed() {

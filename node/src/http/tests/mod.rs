@@ -15,12 +15,11 @@ use quorum::Role;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::io::HEAD_TIMEOUT;
 use super::server::serve_with;
-use crate::handle::{Ask, ChangeError, Handle, NodeState, ReadError, WriteError};
+use crate::handle::{Handle, NodeState};
 use crate::options::NodeOptions;
 use crate::testing;
 
@@ -161,23 +160,4 @@ fn change_state(handle: &Handle, change: impl FnOnce(&mut NodeState)) {
     let mut state = (*handle.state()).clone();
     change(&mut state);
     handle.shared.state.store(Arc::new(state));
-}
-
-/// A leader whose driver refuses everything in these ways.
-fn refusing(write: WriteError, read: ReadError, change: ChangeError) -> Handle {
-    let handle = testing::handle(Role::Leader, |_| {});
-    let (asks, mut received) = mpsc::channel(16);
-    let mut shared = Arc::try_unwrap(handle.shared).unwrap_or_else(|_| panic!("one owner"));
-    shared.asks = asks;
-    tokio::spawn(async move {
-        while let Some(ask) = received.recv().await {
-            match ask {
-                Ask::Write(ask) => drop(ask.reply.send(Err(write.clone()))),
-                Ask::Barrier(reply) => drop(reply.send(Err(read.clone()))),
-                Ask::Change(_, reply) => drop(reply.send(Err(change.clone()))),
-                Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Err(change.clone()))),
-            }
-        }
-    });
-    Handle { shared: Arc::new(shared) }
 }

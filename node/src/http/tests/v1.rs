@@ -3,8 +3,9 @@
 use quorum::Role;
 use serde_json::json;
 
-use super::{Server, refusing};
+use super::Server;
 use crate::handle::{ChangeError, ReadError, WriteError};
+use crate::testing::refusing;
 
 #[tokio::test]
 async fn a_put_answers_with_its_numbers_in_body_and_headers() {
