@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use quorate_tests::process::run;
-use quorate_tests::{Resp, Setup, eventually};
+use quorate_tests::{Resp, Setup, eventually, loudly};
 
 #[tokio::test]
 async fn below_the_reserve_writes_are_refused_deletes_taken_and_a_restart_with_room_goes_on() {
@@ -46,7 +46,7 @@ impl Mounted {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(&path);
         let (code, _, _) = run(mount, Duration::from_secs(10)).await;
-        (code == 0).then_some(Mounted(path))
+        (code == 0).then(|| Mounted(path))
     }
 }
 
@@ -60,7 +60,9 @@ impl Drop for Mounted {
 async fn a_disk_that_fills_up_and_empties_again_needs_nobodys_help() {
     let mut cluster = Setup::new(1, 1).flag("--disk-reserve", "32MiB").prepare().await;
     let Some(disk) = Mounted::at(cluster.home().join("disk")).await else {
-        println!("skipped: mounting a file system is not allowed here");
+        loudly(
+            "not tried: a disk that fills up and empties again (mounting a file system is not allowed here: run it as root)",
+        );
         return;
     };
     cluster.nodes[0].dir = disk.0.join("node1");
