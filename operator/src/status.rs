@@ -11,7 +11,7 @@ mod tests;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_api::{MemberStatus, Status};
 
-use crate::crd::{Formation, KVClusterStatus, Member, Tolerates};
+use crate::crd::{Formation, KVCluster, KVClusterStatus, Member, Tolerates};
 use crate::names;
 use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync};
 use crate::plan::{self, Phase, Progress};
@@ -104,7 +104,7 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
         ("Quorate", quorate(pass, led)),
         ("Progressing", progressing(pass)),
         ("Degraded", degraded(pass, led)),
-        ("Paused", paused(wanted)),
+        ("Paused", paused(wanted.spec.paused)),
     ]
     .into_iter()
     .map(|(kind, told)| condition(kind, told, pass.generation, &before.conditions, now))
@@ -126,19 +126,25 @@ fn is_rolled_out(pass: &Pass<'_>) -> bool {
 pub fn refused(
     reason: &str,
     message: &str,
-    generation: Option<i64>,
+    cluster: &KVCluster,
     before: &KVClusterStatus,
     now: &Time,
 ) -> KVClusterStatus {
-    let mut status = before.clone();
-    status.observed_generation = generation;
+    let generation = cluster.metadata.generation;
+    let mut status = KVClusterStatus {
+        observed_generation: generation,
+        leader: None,
+        tolerates: None,
+        members: unknown(&before.members),
+        ..before.clone()
+    };
     let unknown = || (Value::Unknown, "NotLookedAt", "see Degraded".to_owned());
     status.conditions = [
         ("Available", unknown()),
         ("Quorate", unknown()),
         ("Progressing", (Value::False, "Stuck", message.to_owned())),
         ("Degraded", (Value::True, reason, message.to_owned())),
-        ("Paused", (Value::False, "NotPaused", String::new())),
+        ("Paused", paused(cluster.spec.paused)),
     ]
     .into_iter()
     .map(|(kind, told)| condition(kind, told, generation, &before.conditions, now))
@@ -293,8 +299,8 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     (Value::False, "AsWanted", String::new())
 }
 
-fn paused<'a>(wanted: &Wanted) -> Told<'a> {
-    match wanted.spec.paused {
+fn paused<'a>(paused: bool) -> Told<'a> {
+    match paused {
         true => (Value::True, "Paused", "spec.paused is set".to_owned()),
         false => (Value::False, "NotPaused", String::new()),
     }

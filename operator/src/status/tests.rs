@@ -12,12 +12,15 @@ use crate::observe::{Observed, PodSeen, SetSeen};
 use crate::plan::{Phase, Progress};
 use crate::validate::{Wanted, validate};
 
-fn wanted(spec: serde_json::Value) -> Wanted {
-    let cluster: KVCluster = serde_json::from_value(json!({
-        "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": "demo", "namespace": "default"}, "spec": spec,
+fn cluster(spec: serde_json::Value) -> KVCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": "demo", "namespace": "default", "generation": 2}, "spec": spec,
     }))
-    .expect("a KVCluster");
-    validate(&cluster, "quorate:1").expect("valid")
+    .expect("a KVCluster")
+}
+
+fn wanted(spec: serde_json::Value) -> Wanted {
+    validate(&cluster(spec), "quorate:1").expect("valid")
 }
 
 fn at(second: i64) -> Time {
@@ -246,8 +249,12 @@ fn hibernation_is_no_trouble() {
 #[test]
 fn what_cannot_be_served_keeps_what_was_known_and_says_why() {
     let before = told(&three(0, true), Phase::Settled, json!({}), &KVClusterStatus::default(), 1);
-    let status = refused("Invalid", "a write quorum of 4 cannot be met", Some(2), &before, &at(2));
+    let asked = cluster(json!({"paused": true}));
+    let status = refused("Invalid", "a write quorum of 4 cannot be met", &asked, &before, &at(2));
     assert_told(&status, "Degraded", "True", "Invalid");
     assert_told(&status, "Available", "Unknown", "NotLookedAt");
+    assert_told(&status, "Paused", "True", "Paused");
     assert_eq!((status.observed_generation, status.cluster_id), (Some(2), before.cluster_id));
+    assert_eq!((status.leader, status.tolerates), (None, None), "nobody asked who leads now");
+    assert!(status.members.iter().all(|m| m.state == "Unknown" && m.role != "leader"), "{:?}", status.members);
 }

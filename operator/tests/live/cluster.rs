@@ -489,4 +489,12 @@ async fn what_is_deleted_leaves_only_the_volumes_and_comes_back_from_them() {
     let status = world.settled("demo").await;
     assert_eq!(status.cluster_id, id, "it is the same data");
     assert_eq!(world.read("demo-follower-0", "k").await, "v");
+
+    // At once, beside what is still to be collected: no pod keeps the token of a Secret that goes.
+    world.clusters().delete("demo", &DeleteParams::default()).await.expect("deleted");
+    world.create("demo", json!({"replicas": 3})).await;
+    world.settled("demo").await;
+    world.patch("demo", json!({"spec": {"writeQuorum": 3}})).await;
+    world.until("demo", "the operator is heard", |s| s.write_quorum == Some(3)).await;
+    assert_eq!(world.read("demo-follower-0", "k").await, "v");
 }
