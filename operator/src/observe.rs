@@ -7,6 +7,7 @@
 use futures_util::stream::{self, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams, ObjectMeta};
 use kube::{Client, ResourceExt};
 use quorate_api::{MemberStatus, Membership, Status};
@@ -50,6 +51,8 @@ pub struct PodSeen {
     pub ready: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// When it was made, or is to have ended.
+    pub since: Option<Time>,
     /// The revision of the template that it was made from.
     pub revision: Option<String>,
     /// Whether it bears the leader's label.
@@ -239,6 +242,7 @@ fn pod_seen(pod: &Pod) -> PodSeen {
         }),
         ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        since: pod.metadata.deletion_timestamp.clone().or_else(|| pod.metadata.creation_timestamp.clone()),
         revision: labels.get("controller-revision-hash").cloned(),
         labelled_leader: labels.get(names::ROLE_LABEL).is_some_and(|role| role == names::ROLE_LEADER),
         stuck,
