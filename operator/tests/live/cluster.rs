@@ -353,6 +353,29 @@ async fn under_a_manual_policy_a_person_names_the_next_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_refuses_is_told_in_its_words_until_it_is_taken() {
+    let world = World::new("refused").await;
+    // With one copy a write, all three must be heard to elect a leader, so that none hands over while one is away.
+    world.create("demo", json!({"replicas": 3, "writeQuorum": 1})).await;
+    world.settled("demo").await;
+    world.machine.hold("demo-follower-1");
+    world.until("demo", "it is away", |s| reason(s, "Degraded") == "MembersAway").await;
+    world.patch("demo", json!({"metadata": {"annotations": {names::TRANSFER_ANNOTATION: "demo-follower-0"}}})).await;
+    let refused = |s: &KVClusterStatus| {
+        let progress = s.conditions.iter().find(|c| c.reason == "MovingLeadership");
+        progress.is_some_and(|c| {
+            let begins = "leadership moves to demo-follower-0; refused for now: transfer of leadership to demo-follower-0: http://";
+            c.message.starts_with(begins) && c.message.contains("refused (change_refused): 2 of the 3 copies needed")
+        })
+    };
+    let status = world.until("demo", "the refusal is told", refused).await;
+    assert_eq!(reason(&status, "Degraded"), "MembersAway", "it is not for good: {status:#?}");
+    world.machine.release("demo-follower-1");
+    world.until("demo", "it leads", |s| s.leader.as_deref() == Some("demo-follower-0")).await;
+    world.settled("demo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_leader_is_replaced_and_the_label_follows() {
     let world = World::new("failover").await;
     world.create("demo", json!({"replicas": 3})).await;
