@@ -28,10 +28,11 @@ use crate::validate::{Wanted, validate};
 use crate::watch::Watched;
 use crate::whose::NotOurs;
 
-/// How soon a cluster is looked at again while something is under way.
+/// How soon a cluster is looked at again after a step, or when what is under way or broken has moved since the last look.
 const BUSY: Duration = Duration::from_secs(1);
-/// How soon while something is broken that nothing here can mend.
-const WAITING: Duration = Duration::from_secs(3);
+/// How soon while it has not: whatever moves pods, StatefulSets and nodes is heard of at once, and only volume claims are not watched. An image that cannot be pulled
+/// stands still for days, and a pass is some twenty requests.
+const STILL: Duration = Duration::from_secs(15);
 /// How soon when all is as wanted and no watch says otherwise: only against what watches may have missed. Twelve passes an hour and cluster.
 const QUIET: Duration = Duration::from_secs(300);
 
@@ -170,14 +171,14 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     };
     let after = status::status(&pass, &recorded, &now());
     context.watched.watch(cluster, &seen);
+    let moved = before != after;
     tell(cluster, context, &before, after).await?;
     context.metrics.passed(&name, plan.progress.phase, cluster.metadata.generation, acted.stepped);
-    let again = if plan.step.is_some() || plan.progress.phase.is_progressing() {
-        BUSY
-    } else if plan.progress.phase.rests() {
-        QUIET
-    } else {
-        WAITING
+    let stepped = plan.step.is_some() || acted.stepped;
+    let again = match plan.progress.phase.rests() {
+        true if !stepped => QUIET,
+        _ if stepped || moved => BUSY,
+        _ => STILL,
     };
     Ok(Outcome { again, troubled })
 }
