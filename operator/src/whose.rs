@@ -1,8 +1,10 @@
 //! Whose an object is: nothing is written over, believed or deleted that is not this KVCluster's.
 //!
-//! An object is a KVCluster's if the KVCluster is its controller, or if it bears its label and has no controller (as after `kubectl delete --cascade=orphan`, or
-//! made so by a person). Server-side apply alone would take over whatever has the name, an application's Service, and what is taken over is deleted with the
-//! KVCluster. One of an earlier KVCluster of the same name is about to be collected, and what is built on it would be collected with it: that is waited for.
+//! An object is a KVCluster's if the KVCluster is its controller, or if it bears its label and has no controller (as
+//! after `kubectl delete --cascade=orphan`, or made so by a person). Server-side apply alone would take over whatever
+//! has the name, an application's Service, and what is taken over is deleted with the KVCluster. One of an earlier
+//! KVCluster of the same name is about to be collected, and what is built on it would be collected with it: that is
+//! waited for.
 //!
 //! Pure. Before: [`crate::observe`] and [`crate::apply`], which ask. After: nothing.
 
@@ -48,8 +50,8 @@ fn is_labelled(meta: &ObjectMeta, cluster: &str) -> bool {
     meta.labels.as_ref().and_then(|labels| labels.get(names::CLUSTER_LABEL)).is_some_and(|of| of == cluster)
 }
 
-/// Whether a pod or claim was left behind by an earlier KVCluster: it is of a StatefulSet that is gone, and older than this KVCluster. One that is younger lost
-/// its set by somebody's hand, and is this cluster's.
+/// Whether a pod or claim was left behind by an earlier KVCluster: it is of a StatefulSet that is gone, and older than
+/// this KVCluster. One that is younger lost its set by somebody's hand, and is this cluster's.
 #[must_use]
 pub fn is_left_behind(meta: &ObjectMeta, sets: &[&str], made: Option<&Time>) -> bool {
     let set = meta.owner_references.iter().flatten().find(|owner| owner.kind == "StatefulSet");
