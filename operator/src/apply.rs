@@ -21,6 +21,7 @@ use crate::node::{Credentials, NodeError, Nodes};
 use crate::observe::Observed;
 use crate::plan::{Growth, Step};
 use crate::validate::Wanted;
+use crate::whose::{self, NotOurs};
 
 /// What could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,19 @@ pub enum ApplyError {
     /// There is no leader any more.
     #[error("{0}: there is no leader to ask")]
     NoLeader(String),
+    /// An object that is needed is another's.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
+    /// The nodes do not know the operator's token: they read theirs when they started.
+    #[error(
+        "{what}: the nodes have another token than Secret {secret} has now: delete the pods one by one, each once all others are ready"
+    )]
+    OtherToken {
+        /// What was tried.
+        what: String,
+        /// Where the operator's is.
+        secret: String,
+    },
     /// Somebody emptied the Secret.
     #[error("Secret {0} has no {key}: delete it, and the pods after it", key = names::TOKEN_KEY)]
     NoToken(String),
@@ -61,6 +75,45 @@ fn plain(error: &kube::Error) -> String {
 fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ApplyError {
     let what = what.into();
     move |error| ApplyError::Api { what, error: Box::new(error) }
+}
+
+/// Whether every object that is about to be made or changed is this KVCluster's; the StatefulSets that were seen have been looked at then, and the Secret is when it
+/// is read. Before any is changed, so that nothing is half made beside what is another's.
+///
+/// # Errors
+/// At the first that is not, or cannot be looked at.
+pub async fn all_ours(client: &Client, wanted: &Wanted, objects: &Objects, seen: &Observed) -> Result<(), ApplyError> {
+    if let Some(not_ours) = &seen.not_ours {
+        return Err(not_ours.clone().into());
+    }
+    ours(client, wanted, &objects.service_account).await?;
+    ours(client, wanted, &objects.config_map).await?;
+    for service in &objects.services {
+        ours(client, wanted, service).await?;
+    }
+    if let Some(budget) = &objects.disruption_budget {
+        ours(client, wanted, budget).await?;
+    }
+    for set in Set::ALL.into_iter().filter(|set| seen.set(*set).is_none()) {
+        let name = set.name(&wanted.name);
+        if let Some(set) = objects.sets.iter().find(|s| s.name_any() == name) {
+            ours(client, wanted, set).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an object is this KVCluster's, if it exists.
+async fn ours<K>(client: &Client, wanted: &Wanted, object: &K) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &wanted.namespace);
+    let (kind, name) = (K::kind(&()), object.name_any());
+    match api.get_metadata_opt(&name).await.map_err(failed(format!("{kind} {name}")))? {
+        Some(found) => Ok(whose::check(&kind, &found.metadata, &wanted.name, &wanted.uid)?),
+        None => Ok(()),
+    }
 }
 
 /// Makes the objects as planned. Whether the controllers of the StatefulSets have seen them as they are now.
@@ -102,11 +155,15 @@ where
     api.patch(&name, &params, &Patch::Apply(object)).await.map_err(failed(format!("{} {name}", K::kind(&()))))
 }
 
-/// A cluster that became a single pod has none.
+/// A cluster that became a single pod has none; one of that name that is another's stays.
 async fn no_disruption_budget(client: &Client, wanted: &Wanted) -> Result<(), ApplyError> {
     let api: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), &wanted.namespace);
     let what = || format!("PodDisruptionBudget {}", wanted.name);
-    if api.get_opt(&wanted.name).await.map_err(failed(what()))?.is_some() {
+    let found = api.get_metadata_opt(&wanted.name).await.map_err(failed(what()))?;
+    let is_ours = |found: kube::core::PartialObjectMeta<PodDisruptionBudget>| {
+        whose::check("PodDisruptionBudget", &found.metadata, &wanted.name, &wanted.uid).is_ok()
+    };
+    if found.is_some_and(is_ours) {
         ignore_missing(api.delete(&wanted.name, &DeleteParams::default()).await.map(drop)).map_err(failed(what()))?;
     }
     Ok(())
@@ -128,7 +185,10 @@ pub async fn credentials(client: &Client, wanted: &Wanted) -> Result<Credentials
     let api: Api<Secret> = Api::namespaced(client.clone(), &wanted.namespace);
     let what = || format!("Secret {name}");
     let secret = match api.get_opt(&name).await.map_err(failed(what()))? {
-        Some(secret) => secret,
+        Some(secret) => {
+            whose::check("Secret", &secret.metadata, &wanted.name, &wanted.uid)?;
+            secret
+        }
         None => {
             // 122 random bits, from the system's source.
             let token = uuid::Uuid::new_v4().simple().to_string();
@@ -175,7 +235,13 @@ pub async fn step(
     step: &Step,
 ) -> Result<(), ApplyError> {
     let namespace = &wanted.namespace;
-    let at_node = |what: String| move |error| ApplyError::Node { what, error };
+    let at_node = |what: String| {
+        let secret = names::secret(&wanted.name);
+        move |error| match error {
+            NodeError::Refused { code, .. } if code == "unauthorized" => ApplyError::OtherToken { what, secret },
+            error => ApplyError::Node { what, error },
+        }
+    };
     match step {
         Step::ChangeConfig { change, version, why } => {
             let url = seen.leader_url().ok_or_else(|| ApplyError::NoLeader(why.clone()))?;

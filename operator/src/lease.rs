@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(3);
-/// Without a renewal for this long the holder gives up: a good while before others may take over.
+/// Without a renewal for this long the holder gives up, whatever it waits for then: a good while before others may take over.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// How often a waiter looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -39,6 +39,16 @@ struct Sighting {
     holder: String,
     renewed: Option<MicroTime>,
     version: Option<String>,
+}
+
+/// What came of renewing the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    Done,
+    /// Somebody wrote it in between.
+    Conflict,
+    /// Another holds it.
+    Taken,
 }
 
 impl Candidate {
@@ -95,10 +105,15 @@ impl Candidate {
     pub async fn hold(&self) -> String {
         let mut renewed = Instant::now();
         loop {
-            tokio::time::sleep(RENEW).await;
-            match tokio::time::timeout(PATIENCE, self.renew()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return format!("lease {} was taken by another operator", self.name),
+            let given_up = renewed + GIVE_UP;
+            tokio::time::sleep_until(given_up.min(Instant::now() + RENEW)).await;
+            // From before the request: others may have seen the renewal for as long when its answer comes.
+            let asked = Instant::now();
+            match tokio::time::timeout_at(given_up.min(asked + PATIENCE), self.renew()).await {
+                Ok(Ok(Renewal::Done)) => renewed = asked,
+                // No loss yet: the next one sees who wrote.
+                Ok(Ok(Renewal::Conflict)) => tracing::warn!(lease = self.name, "somebody else wrote the lease"),
+                Ok(Ok(Renewal::Taken)) => return format!("lease {} was taken by another operator", self.name),
                 Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "the lease could not be renewed"),
                 Err(_) => tracing::warn!(lease = self.name, "the lease could not be renewed in time"),
             }
@@ -108,14 +123,14 @@ impl Candidate {
         }
     }
 
-    async fn renew(&self) -> Result<bool, kube::Error> {
+    async fn renew(&self) -> Result<Renewal, kube::Error> {
         let lease = self.api.get(&self.name).await?;
         let ours = lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(&self.identity);
         if !ours {
-            return Ok(false);
+            return Ok(Renewal::Taken);
         }
-        // A conflict is no loss yet: the next renewal sees who wrote.
-        won(self.api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await).map(|_| true)
+        let won = won(self.api.replace(&self.name, &PostParams::default(), &self.lease(Some(&lease))).await)?;
+        Ok(if won { Renewal::Done } else { Renewal::Conflict })
     }
 
     /// Gives the lease back, so that the next operator need not wait for it to run out.

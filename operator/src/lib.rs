@@ -34,6 +34,7 @@ pub mod run;
 pub mod status;
 pub mod validate;
 pub mod watch;
+pub mod whose;
 
 use kube::CustomResourceExt;
 

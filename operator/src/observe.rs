@@ -7,13 +7,15 @@
 use futures_util::stream::{self, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{Api, ListParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, ListParams, ObjectMeta};
 use kube::{Client, ResourceExt};
 use quorate_api::{MemberStatus, Membership, Status};
 
-use crate::crd::RetentionPolicy;
+use crate::crd::{KVCluster, RetentionPolicy};
 use crate::names::{self, Set};
 use crate::node::Nodes;
+use crate::whose::{self, NotOurs};
 
 /// Behind the leader by no more than this a node counts as caught up; the nodes themselves promote learners by the same number.
 pub const IN_SYNC_LAG_MAX: u64 = 1_000;
@@ -32,6 +34,8 @@ pub struct Observed {
     pub leaving: Vec<Set>,
     /// The volume claims, by name; those of pods that are gone, too.
     pub claims: Vec<ClaimSeen>,
+    /// What bears the cluster's label and is not its own: nothing is changed then. While it is an earlier KVCluster's, nothing else is seen either.
+    pub not_ours: Option<NotOurs>,
 }
 
 /// A pod.
@@ -47,6 +51,8 @@ pub struct PodSeen {
     pub ready: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// When it was made, or is to have ended.
+    pub since: Option<Time>,
     /// The revision of the template that it was made from.
     pub revision: Option<String>,
     /// Whether it bears the leader's label.
@@ -156,14 +162,32 @@ pub fn in_sync(member: &MemberStatus) -> bool {
 ///
 /// # Errors
 /// When the API server does not answer. A pod that does not answer is no error.
-pub async fn observe(client: &Client, nodes: &Nodes, namespace: &str, name: &str) -> Result<Observed, kube::Error> {
+pub async fn observe(client: &Client, nodes: &Nodes, cluster: &KVCluster) -> Result<Observed, kube::Error> {
+    let (name, namespace) = (&cluster.name_any(), &cluster.namespace().unwrap_or_default());
     let of_cluster = ListParams::default().labels(&names::selector_text(name));
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let (pods, sets, claims) =
+    let (mut pods, sets, claims) =
         tokio::try_join!(pods.list(&of_cluster), sets.list(&of_cluster), claims.list(&of_cluster))?;
 
+    let uids: Vec<&str> = sets.items.iter().filter_map(|set| set.metadata.uid.as_deref()).collect();
+    let left_behind =
+        |meta: &ObjectMeta| whose::is_left_behind(meta, &uids, cluster.metadata.creation_timestamp.as_ref());
+    // What is being deleted already is waited for by nobody but its successor: its machine may be gone, and then it stays for long.
+    let left = |kind: &str, meta: &ObjectMeta| {
+        let found = meta.deletion_timestamp.is_none() && left_behind(meta);
+        found.then(|| NotOurs::Earlier(format!("{kind} {}", meta.name.as_deref().unwrap_or_default())))
+    };
+    let of_sets = not_ours(cluster, &sets.items);
+    let earlier = of_sets.clone().filter(|found| matches!(found, NotOurs::Earlier(_)));
+    let earlier = earlier
+        .or_else(|| pods.items.iter().find_map(|pod| left("Pod", &pod.metadata)))
+        .or_else(|| claims.items.iter().find_map(|claim| left("PersistentVolumeClaim", &claim.metadata)));
+    if earlier.is_some() {
+        return Ok(Observed { not_ours: earlier, ..Observed::default() });
+    }
+    pods.items.retain(|pod| !left_behind(&pod.metadata));
     let mut seen: Vec<PodSeen> = pods.items.iter().map(pod_seen).collect();
     seen.sort_by(|a, b| a.name.cmp(&b.name));
     let asked = stream::iter(seen).map(|pod| async move {
@@ -182,7 +206,15 @@ pub async fn observe(client: &Client, nodes: &Nodes, namespace: &str, name: &str
         sets.items.iter().partition(|set| set.metadata.deletion_timestamp.is_some());
     let leaving = leaving.into_iter().filter_map(|set| kind_of(set, name)).collect();
     let sets = staying.into_iter().filter_map(|set| set_seen(set, name)).collect();
-    Ok(Observed { pods, sets, leaving, claims })
+    Ok(Observed { pods, sets, leaving, claims, not_ours: of_sets })
+}
+
+/// The first of the cluster's StatefulSets that is not this KVCluster's, what goes by itself before what does not.
+fn not_ours(cluster: &KVCluster, sets: &[StatefulSet]) -> Option<NotOurs> {
+    let (name, uid) = (cluster.name_any(), cluster.uid().unwrap_or_default());
+    let named = sets.iter().filter(|set| kind_of(set, &name).is_some());
+    let found = named.filter_map(|set| whose::check("StatefulSet", &set.metadata, &name, &uid).err());
+    found.min_by_key(|found| !matches!(found, NotOurs::Earlier(_)))
 }
 
 fn pod_seen(pod: &Pod) -> PodSeen {
@@ -210,6 +242,7 @@ fn pod_seen(pod: &Pod) -> PodSeen {
         }),
         ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        since: pod.metadata.deletion_timestamp.clone().or_else(|| pod.metadata.creation_timestamp.clone()),
         revision: labels.get("controller-revision-hash").cloned(),
         labelled_leader: labels.get(names::ROLE_LABEL).is_some_and(|role| role == names::ROLE_LEADER),
         stuck,

@@ -422,6 +422,10 @@ fn moving_leadership(wanted: &Wanted, seen: &Observed) -> Part {
         let why = format!("{to} is no voter of this cluster, so it cannot lead");
         return doing(Phase::MovingLeadership, Step::ForgetTransfer { why: why.clone() }, why);
     }
+    // Nothing is written while a leader waits for its heir to catch up, and one that is away would be waited for again and again.
+    if !leader.members.iter().any(|m| m.name == *to && in_sync(m)) {
+        return waiting(Phase::MovingLeadership, format!("leadership moves to {to} once it is in sync"));
+    }
     let why = format!("the annotation {} names {to}", names::TRANSFER_ANNOTATION);
     doing(Phase::MovingLeadership, Step::Transfer { to: to.clone(), why }, format!("leadership moves to {to}"))
 }

@@ -26,11 +26,13 @@ use crate::plan::{self, Phase, Plan, Step, plan};
 use crate::status::{self, Happened, Pass};
 use crate::validate::{Wanted, validate};
 use crate::watch::Watched;
+use crate::whose::NotOurs;
 
-/// How soon a cluster is looked at again while something is under way.
+/// How soon a cluster is looked at again after a step, or when what is under way or broken has moved since the last look.
 const BUSY: Duration = Duration::from_secs(1);
-/// How soon while something is broken that nothing here can mend.
-const WAITING: Duration = Duration::from_secs(3);
+/// How soon while it has not: whatever moves pods, StatefulSets and nodes is heard of at once, and only volume claims are not watched. An image that cannot be pulled
+/// stands still for days, and a pass is some twenty requests.
+const STILL: Duration = Duration::from_secs(15);
 /// How soon when all is as wanted and no watch says otherwise: only against what watches may have missed. Twelve passes an hour and cluster.
 const QUIET: Duration = Duration::from_secs(300);
 
@@ -111,15 +113,26 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     let wanted = match validate(cluster, &context.default_image) {
         Ok(wanted) => wanted,
         Err(invalid) => {
-            let after = status::refused("Invalid", &invalid.to_string(), cluster.metadata.generation, &before, &now());
+            let after = status::refused("Invalid", &invalid.to_string(), cluster, &before, &now());
+            // Its nodes are asked no more: whatever they say, there is nothing to be done until the spec changes.
+            context.forget(&ObjectRef::from_obj(cluster));
             tell(cluster, context, &before, after).await?;
-            context.metrics.forget(&name);
             return Ok(REST);
         }
     };
-    let seen = observe::observe(&context.client, &context.nodes, &wanted.namespace, &wanted.name)
-        .await
-        .map_err(failed("reading the objects"))?;
+    let seen = match observe::observe(&context.client, &context.nodes, cluster).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            if let Some(refusal) = refusal(&error) {
+                let message = format!("what belongs to it cannot be read: {refusal}");
+                let after = status::refused("ApiRefused", &message, cluster, &before, &now());
+                context.forget(&ObjectRef::from_obj(cluster));
+                // If that is refused, too, the error that came first tells more.
+                let _ = tell(cluster, context, &before, after).await;
+            }
+            return Err(failed("reading the objects")(error));
+        }
+    };
     // An id is recorded before anything acts on it: a cluster that was formed is never again taken for one that was not.
     let recorded =
         record_formation(cluster, context, &wanted, &seen, &before).await.map_err(failed("recording the identity"))?;
@@ -132,9 +145,21 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
         // Planned on StatefulSets that this pass has changed.
         plan.progress = plan::taking_over();
     }
-    if let Some(trouble) = &acted.trouble {
-        context.metrics.trouble();
-        tracing::warn!(cluster = name, error = %trouble, "a part of a pass failed; it is tried again");
+    let mut troubled = acted.trouble.is_some() && !acted.stepped;
+    match &acted.trouble {
+        // Nothing failed: it goes by itself, and soon.
+        Some(waits @ ApplyError::NotOurs(NotOurs::Earlier(_))) => {
+            plan.progress.message = format!("{}; not yet: {waits}", plan.progress.message);
+            troubled = false;
+        }
+        Some(trouble) => {
+            context.metrics.trouble();
+            tracing::warn!(cluster = name, error = %trouble, "a part of a pass failed; it is tried again");
+            if is_waited_for(trouble) {
+                plan.progress.message = format!("{}; refused for now: {trouble}", plan.progress.message);
+            }
+        }
+        None => {}
     }
     let text = acted.trouble.as_ref().filter(|t| lasting(t)).map(ToString::to_string);
     let pass = Pass {
@@ -146,28 +171,44 @@ pub async fn reconcile(cluster: &KVCluster, context: &Context) -> Result<Outcome
     };
     let after = status::status(&pass, &recorded, &now());
     context.watched.watch(cluster, &seen);
+    let moved = before != after;
     tell(cluster, context, &before, after).await?;
     context.metrics.passed(&name, plan.progress.phase, cluster.metadata.generation, acted.stepped);
-    let again = if plan.step.is_some() || plan.progress.phase.is_progressing() {
-        BUSY
-    } else if plan.progress.phase.rests() {
-        QUIET
-    } else {
-        WAITING
+    let stepped = plan.step.is_some() || acted.stepped;
+    let again = match plan.progress.phase.rests() {
+        true if !stepped => QUIET,
+        _ if stepped || moved => BUSY,
+        _ => STILL,
     };
-    Ok(Outcome { again, troubled: acted.trouble.is_some() && !acted.stepped })
+    Ok(Outcome { again, troubled })
+}
+
+/// What the API server says if it refuses for good, as without the right to. What is over at a later pass is not told, and one that does not answer would not take
+/// a status either.
+fn refusal(error: &kube::Error) -> Option<&str> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400..=499) && !matches!(status.code, 409 | 429) => {
+            Some(&status.message)
+        }
+        _ => None,
+    }
 }
 
 /// Whether an error is worth a person's attention: not one of a leader that changed on the way or of two writers that met, which the next pass gets over.
 fn lasting(error: &ApplyError) -> bool {
     match error {
         ApplyError::Api { error, .. } => !matches!(&**error, kube::Error::Api(status) if status.code == 409),
-        ApplyError::Node { error: crate::node::NodeError::Refused { code, .. }, .. } => {
-            code == "unauthorized" || code == "bad_request"
-        }
+        ApplyError::Node { error: crate::node::NodeError::Refused { code, .. }, .. } => code == "bad_request",
         ApplyError::Node { .. } | ApplyError::NoLeader(_) => false,
-        ApplyError::NoToken(_) => true,
+        ApplyError::NotOurs(not_ours) => matches!(not_ours, NotOurs::Strange { .. }),
+        ApplyError::NoToken(_) | ApplyError::OtherToken { .. } => true,
     }
+}
+
+/// Whether an error that passes is told beside what is under way, for it may be why that does not come further: a node does not take the change. Two writers that met
+/// and a leader that went are over at the next look.
+fn is_waited_for(error: &ApplyError) -> bool {
+    !lasting(error) && matches!(error, ApplyError::Node { .. })
 }
 
 /// Writes down the identity of a cluster that has just been formed.
@@ -215,8 +256,9 @@ async fn act(
     if plan.progress.phase == Phase::Paused {
         return Ok(());
     }
-    let who = apply::credentials(&context.client, wanted).await?;
     let objects = build::objects(wanted, plan.pods, recorded, seen);
+    apply::all_ours(&context.client, wanted, &objects, seen).await?;
+    let who = apply::credentials(&context.client, wanted).await?;
     acted.unnoticed = !apply::apply(&context.client, wanted, &objects).await?;
     for growth in &plan.growth {
         tracing::info!(cluster = %cluster.name_any(), namespace = %wanted.namespace, ?growth, "asking for a larger volume");

@@ -8,10 +8,12 @@
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use quorate_api::{MemberStatus, Status};
 
-use crate::crd::{Formation, KVClusterStatus, Member, Tolerates};
+use crate::crd::{Formation, KVCluster, KVClusterStatus, Member, Tolerates};
 use crate::names;
 use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync};
 use crate::plan::{self, Phase, Progress};
@@ -19,6 +21,11 @@ use crate::validate::Wanted;
 
 /// Longest message of a condition: an Event repeats it, and may have 1 kB.
 const MESSAGE_MAX: usize = 900;
+
+/// How long a pod that a change took away may be missed until that counts as trouble: time to pull an image, attach a volume and catch up.
+const START_PATIENCE: Duration = Duration::from_secs(300);
+/// How long nodes that all run may be without a leader after a sleep: an election takes a second or two.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A condition's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,15 +103,15 @@ pub fn status(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> KVCluste
         image: if is_rolled_out(pass) { Some(wanted.image.clone()) } else { before.image.clone() },
         conditions: Vec::new(),
     };
-    if wanted.spec.hibernated && seen.pods.is_empty() {
+    if is_asleep(pass) {
         status.term = before.term;
     }
     status.conditions = [
         ("Available", available(pass, led)),
         ("Quorate", quorate(pass, led)),
         ("Progressing", progressing(pass)),
-        ("Degraded", degraded(pass, led)),
-        ("Paused", paused(wanted)),
+        ("Degraded", degraded(pass, led, before, now)),
+        ("Paused", paused(wanted.spec.paused)),
     ]
     .into_iter()
     .map(|(kind, told)| condition(kind, told, pass.generation, &before.conditions, now))
@@ -126,19 +133,25 @@ fn is_rolled_out(pass: &Pass<'_>) -> bool {
 pub fn refused(
     reason: &str,
     message: &str,
-    generation: Option<i64>,
+    cluster: &KVCluster,
     before: &KVClusterStatus,
     now: &Time,
 ) -> KVClusterStatus {
-    let mut status = before.clone();
-    status.observed_generation = generation;
+    let generation = cluster.metadata.generation;
+    let mut status = KVClusterStatus {
+        observed_generation: generation,
+        leader: None,
+        tolerates: None,
+        members: unknown(&before.members),
+        ..before.clone()
+    };
     let unknown = || (Value::Unknown, "NotLookedAt", "see Degraded".to_owned());
     status.conditions = [
         ("Available", unknown()),
         ("Quorate", unknown()),
         ("Progressing", (Value::False, "Stuck", message.to_owned())),
         ("Degraded", (Value::True, reason, message.to_owned())),
-        ("Paused", (Value::False, "NotPaused", String::new())),
+        ("Paused", paused(cluster.spec.paused)),
     ]
     .into_iter()
     .map(|(kind, told)| condition(kind, told, generation, &before.conditions, now))
@@ -180,9 +193,7 @@ fn available<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
         );
     }
     match pass.progress.phase {
-        Phase::Hibernated | Phase::Hibernating => {
-            (Value::False, "Hibernated", "spec.hibernated is set: there are no pods".to_owned())
-        }
+        _ if is_asleep(pass) => (Value::False, "Hibernated", "spec.hibernated is set: there are no pods".to_owned()),
         Phase::Forming => (
             Value::False,
             "Forming",
@@ -203,7 +214,7 @@ fn available<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
 fn quorate<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     let Some(leader) = led else {
         return match pass.progress.phase {
-            Phase::Hibernated | Phase::Hibernating => (Value::False, "Hibernated", "there are no pods".to_owned()),
+            _ if is_asleep(pass) => (Value::False, "Hibernated", "there are no pods".to_owned()),
             _ if is_deaf(pass.seen) => {
                 (Value::Unknown, "NotReachable", "the operator cannot reach the pods".to_owned())
             }
@@ -245,8 +256,8 @@ fn progressing<'a>(pass: &Pass<'_>) -> Told<'a> {
     (value, phase.as_str(), pass.progress.message.clone())
 }
 
-/// Whether something is broken that does not mend itself at once. A change under way takes pods away on purpose and is no trouble.
-fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
+/// Whether something is broken that does not mend itself at once. A change under way takes a pod away on purpose, and that is no trouble; another one is.
+fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>, before: &KVClusterStatus, now: &Time) -> Told<'a> {
     if let Some(trouble) = pass.trouble {
         return (Value::True, "Trouble", trouble.to_owned());
     }
@@ -254,7 +265,7 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     if matches!(phase, Phase::DataLost | Phase::ForeignData) {
         return (Value::True, phase.as_str(), pass.progress.message.clone());
     }
-    if matches!(phase, Phase::Hibernated | Phase::Hibernating) {
+    if is_asleep(pass) {
         return (Value::False, "AsWanted", String::new());
     }
     if let Some(pod) = pass.seen.pods.iter().find(|p| p.stuck.is_some()) {
@@ -267,7 +278,7 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     if phase == Phase::Forming {
         return (Value::False, "AsWanted", String::new());
     }
-    if phase == Phase::Waking {
+    if phase == Phase::Waking && !sleeps_in(pass, before, now) {
         return (Value::False, "Changing", String::new());
     }
     let Some(leader) = led else {
@@ -280,12 +291,16 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
         return (Value::True, "DiskFull", format!("the volume of {} is nearly full", leader.node.name));
     }
     // A volume grows under its pod, and may take long.
-    if phase.is_progressing() && !matches!(phase, Phase::Starting | Phase::GrowingVolumes) {
-        return (Value::False, "Changing", String::new());
-    }
-    let away: Vec<&str> = leader.members.iter().filter(|m| !in_sync(m)).map(|m| m.name.as_str()).collect();
+    let changing = phase.is_progressing() && !matches!(phase, Phase::Starting | Phase::GrowingVolumes);
+    let away: Vec<&str> = match changing {
+        true => missed(pass, leader, now),
+        false => leader.members.iter().filter(|m| !in_sync(m)).map(|m| m.name.as_str()).collect(),
+    };
     if !away.is_empty() {
         return (Value::True, "MembersAway", format!("{} is not in sync with {}", away.join(", "), leader.node.name));
+    }
+    if changing {
+        return (Value::False, "Changing", String::new());
     }
     if phase == Phase::WaitingForPods {
         return (Value::True, "PodsNotReady", pass.progress.message.clone());
@@ -293,11 +308,44 @@ fn degraded<'a>(pass: &Pass<'_>, led: Option<&Status>) -> Told<'a> {
     (Value::False, "AsWanted", String::new())
 }
 
-fn paused<'a>(wanted: &Wanted) -> Told<'a> {
-    match wanted.spec.paused {
+fn paused<'a>(paused: bool) -> Told<'a> {
+    match paused {
         true => (Value::True, "Paused", "spec.paused is set".to_owned()),
         false => (Value::False, "NotPaused", String::new()),
     }
+}
+
+/// Whether there are no pods, or soon will be none, as wanted; also while paused.
+fn is_asleep(pass: &Pass<'_>) -> bool {
+    matches!(pass.progress.phase, Phase::Hibernated | Phase::Hibernating)
+        || (pass.wanted.spec.hibernated && pass.seen.pods.is_empty())
+}
+
+/// Whether a time is so long ago.
+fn is_over(since: &Time, patience: Duration, now: &Time) -> bool {
+    Duration::try_from(now.0.duration_since(since.0)).is_ok_and(|passed| passed >= patience)
+}
+
+/// Whether a cluster that is to wake has had the time for it.
+fn sleeps_in(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> bool {
+    let all = pass.wanted.pods().iter().all(|name| pass.seen.pod(name).is_some_and(|p| p.status.is_some()));
+    let patience = if all { ELECTION_PATIENCE } else { START_PATIENCE };
+    let woken = before.conditions.iter().find(|c| c.type_ == "Progressing" && c.status == "True");
+    woken.is_some_and(|woken| is_over(&woken.last_transition_time, patience, now))
+}
+
+/// Voters that a change under way does not account for. A rollout takes one pod at a time, and that may be missed for as long as it takes to start; no other change
+/// takes one that still votes. What is to vote only later is not missed.
+fn missed<'a>(pass: &Pass<'_>, leader: &'a Status, now: &Time) -> Vec<&'a str> {
+    let away = leader.members.iter().filter(|m| m.role != "learner" && !in_sync(m));
+    let away: Vec<&str> = away.map(|m| m.name.as_str()).collect();
+    if let (Phase::RollingOut, [one]) = (pass.progress.phase, away.as_slice()) {
+        let taken = |since: &Option<Time>| since.as_ref().is_some_and(|since| !is_over(since, START_PATIENCE, now));
+        if pass.seen.pod(one).is_none_or(|pod| taken(&pod.since)) {
+            return Vec::new();
+        }
+    }
+    away
 }
 
 /// Pods that Kubernetes reaches and the operator does not: it knows nothing then, and must not say that all is lost.

@@ -387,6 +387,18 @@ fn a_wish_for_a_leader_is_fulfilled_or_refused_and_then_forgotten() {
 }
 
 #[test]
+fn leadership_is_not_offered_to_one_that_is_away_for_nothing_is_written_while_it_is_waited_for() {
+    let mut wanted = wanted(json!({"replicas": 3}));
+    wanted.transfer_to = Some("demo-follower-1".into());
+    let mut seen = healthy(3, 2, "demo-leader-0");
+    let leader = pod(&mut seen, "demo-leader-0").status.as_mut().expect("it answers");
+    leader.members.iter_mut().find(|m| m.name == "demo-follower-1").expect("a member").healthy = Some(false);
+    let plan = super::plan(&wanted, &seen, &recorded());
+    assert_eq!((plan.step, plan.progress.phase), (None, Phase::MovingLeadership));
+    assert_eq!(plan.progress.message, "leadership moves to demo-follower-1 once it is in sync");
+}
+
+#[test]
 fn a_manual_policy_prefers_nobody() {
     let Some(Step::ChangeConfig { change, .. }) =
         decide(json!({"replicas": 3, "failover": "Manual"}), &healthy(3, 2, "demo-leader-0")).step

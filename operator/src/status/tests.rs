@@ -12,12 +12,15 @@ use crate::observe::{Observed, PodSeen, SetSeen};
 use crate::plan::{Phase, Progress};
 use crate::validate::{Wanted, validate};
 
-fn wanted(spec: serde_json::Value) -> Wanted {
-    let cluster: KVCluster = serde_json::from_value(json!({
-        "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": "demo", "namespace": "default"}, "spec": spec,
+fn cluster(spec: serde_json::Value) -> KVCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "quorate.dev/v1alpha1", "kind": "KVCluster", "metadata": {"name": "demo", "namespace": "default", "generation": 2}, "spec": spec,
     }))
-    .expect("a KVCluster");
-    validate(&cluster, "quorate:1").expect("valid")
+    .expect("a KVCluster")
+}
+
+fn wanted(spec: serde_json::Value) -> Wanted {
+    validate(&cluster(spec), "quorate:1").expect("valid")
 }
 
 fn at(second: i64) -> Time {
@@ -198,11 +201,68 @@ fn numbers_that_survive_no_failure_are_a_warning_from_the_start() {
 
 #[test]
 fn a_change_under_way_is_progress_and_no_trouble() {
-    let status = told(&three(5_000, true), Phase::RollingOut, json!({}), &KVClusterStatus::default(), 1);
+    let mut seen = three(5_000, true);
+    seen.pods[1].since = Some(at(990));
+    let status = told(&seen, Phase::RollingOut, json!({}), &KVClusterStatus::default(), 1_000);
     assert_told(&status, "Progressing", "True", "RollingOut");
     assert_told(&status, "Degraded", "False", "Changing");
     let member = status.members.iter().find(|m| m.pod == "demo-follower-1").expect("a member");
     assert_eq!((member.state.as_str(), member.lag), ("CatchingUp", Some(8_192)));
+    // Between the old pod and the new one there is none.
+    seen.pods.remove(1);
+    let status = told(&seen, Phase::RollingOut, json!({}), &status, 1_000);
+    assert_told(&status, "Degraded", "False", "Changing");
+}
+
+#[test]
+fn a_change_under_way_does_not_hide_a_member_that_it_did_not_take() {
+    let members = |third: &'static str| {
+        [
+            ("demo-leader-0", "leader", true, 0),
+            ("demo-follower-0", "follower", true, 0),
+            ("demo-follower-1", third, false, 0),
+        ]
+    };
+    let degraded = |seen: &Observed, phase| {
+        let status = told(seen, phase, json!({}), &KVClusterStatus::default(), 1_000);
+        condition(&status, "Degraded").1
+    };
+    let seen = |third: &'static str, since| {
+        let leader = says("demo-leader-0", true, 2, 2, &members(third));
+        let mut seen = pods(vec![None, None, Some(leader)]);
+        seen.pods[1].since = Some(at(since));
+        seen
+    };
+    assert_eq!(degraded(&seen("follower", 990), Phase::RollingOut), "Changing");
+    assert_eq!(degraded(&seen("follower", 600), Phase::RollingOut), "MembersAway", "it has had the time to start");
+    assert_eq!(degraded(&seen("follower", 990), Phase::ScalingUp), "MembersAway", "who joins takes nobody away");
+    assert_eq!(degraded(&seen("learner", 990), Phase::ScalingUp), "Changing", "it is not to vote yet");
+
+    let all = [
+        ("demo-leader-0", "leader", true, 0),
+        ("demo-follower-0", "follower", false, 0),
+        ("demo-follower-1", "follower", false, 0),
+    ];
+    let mut two = pods(vec![None, None, Some(says("demo-leader-0", true, 1, 2, &all))]);
+    two.pods[1].since = Some(at(990));
+    assert_eq!(degraded(&two, Phase::RollingOut), "MembersAway", "one at a time");
+}
+
+#[test]
+fn a_cluster_that_does_not_wake_in_time_is_in_trouble() {
+    let asleep =
+        told(&Observed::default(), Phase::Hibernated, json!({"hibernated": true}), &KVClusterStatus::default(), 1);
+    let members = ["demo-leader-0", "demo-follower-0", "demo-follower-1"].map(|name| (name, "follower", true, 0));
+    let node = |name: &str| Some(says(name, false, 0, 2, &members));
+    let some = || pods(vec![node("demo-follower-0"), None, None]);
+    let all = || pods(vec![node("demo-follower-0"), node("demo-follower-1"), node("demo-leader-0")]);
+    let woken = told(&some(), Phase::Waking, json!({}), &asleep, 100);
+    let degraded =
+        |seen: Observed, second| condition(&told(&seen, Phase::Waking, json!({}), &woken, second), "Degraded").1;
+    assert_eq!(degraded(all(), 110), "Changing", "they elect one");
+    assert_eq!(degraded(all(), 120), "NoLeader", "they all run, and cannot");
+    assert_eq!(degraded(some(), 120), "Changing", "the others start");
+    assert_eq!(degraded(some(), 500), "NoLeader");
 }
 
 #[test]
@@ -241,13 +301,24 @@ fn hibernation_is_no_trouble() {
         told(&Observed::default(), Phase::Hibernated, json!({"hibernated": true}), &KVClusterStatus::default(), 1);
     assert_told(&status, "Available", "False", "Hibernated");
     assert_told(&status, "Degraded", "False", "AsWanted");
+    let spec = json!({"hibernated": true, "paused": true});
+    let paused = told(&Observed::default(), Phase::Paused, spec, &status, 2);
+    assert_told(&paused, "Available", "False", "Hibernated");
+    assert_told(&paused, "Quorate", "False", "Hibernated");
+    assert_told(&paused, "Degraded", "False", "AsWanted");
+    let warned: Vec<String> = events(&status, &paused).into_iter().filter(|e| e.warning).map(|e| e.reason).collect();
+    assert_eq!(warned, [""; 0]);
 }
 
 #[test]
 fn what_cannot_be_served_keeps_what_was_known_and_says_why() {
     let before = told(&three(0, true), Phase::Settled, json!({}), &KVClusterStatus::default(), 1);
-    let status = refused("Invalid", "a write quorum of 4 cannot be met", Some(2), &before, &at(2));
+    let asked = cluster(json!({"paused": true}));
+    let status = refused("Invalid", "a write quorum of 4 cannot be met", &asked, &before, &at(2));
     assert_told(&status, "Degraded", "True", "Invalid");
     assert_told(&status, "Available", "Unknown", "NotLookedAt");
+    assert_told(&status, "Paused", "True", "Paused");
     assert_eq!((status.observed_generation, status.cluster_id), (Some(2), before.cluster_id));
+    assert_eq!((status.leader, status.tolerates), (None, None), "nobody asked who leads now");
+    assert!(status.members.iter().all(|m| m.state == "Unknown" && m.role != "leader"), "{:?}", status.members);
 }

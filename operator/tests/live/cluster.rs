@@ -353,6 +353,29 @@ async fn under_a_manual_policy_a_person_names_the_next_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_refuses_is_told_in_its_words_until_it_is_taken() {
+    let world = World::new("refused").await;
+    // With one copy a write, all three must be heard to elect a leader, so that none hands over while one is away.
+    world.create("demo", json!({"replicas": 3, "writeQuorum": 1})).await;
+    world.settled("demo").await;
+    world.machine.hold("demo-follower-1");
+    world.until("demo", "it is away", |s| reason(s, "Degraded") == "MembersAway").await;
+    world.patch("demo", json!({"metadata": {"annotations": {names::TRANSFER_ANNOTATION: "demo-follower-0"}}})).await;
+    let refused = |s: &KVClusterStatus| {
+        let progress = s.conditions.iter().find(|c| c.reason == "MovingLeadership");
+        progress.is_some_and(|c| {
+            let begins = "leadership moves to demo-follower-0; refused for now: transfer of leadership to demo-follower-0: http://";
+            c.message.starts_with(begins) && c.message.contains("refused (change_refused): 2 of the 3 copies needed")
+        })
+    };
+    let status = world.until("demo", "the refusal is told", refused).await;
+    assert_eq!(reason(&status, "Degraded"), "MembersAway", "it is not for good: {status:#?}");
+    world.machine.release("demo-follower-1");
+    world.until("demo", "it leads", |s| s.leader.as_deref() == Some("demo-follower-0")).await;
+    world.settled("demo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_leader_is_replaced_and_the_label_follows() {
     let world = World::new("failover").await;
     world.create("demo", json!({"replicas": 3})).await;
@@ -488,5 +511,13 @@ async fn what_is_deleted_leaves_only_the_volumes_and_comes_back_from_them() {
     world.create("demo", json!({"replicas": 3})).await;
     let status = world.settled("demo").await;
     assert_eq!(status.cluster_id, id, "it is the same data");
+    assert_eq!(world.read("demo-follower-0", "k").await, "v");
+
+    // At once, beside what is still to be collected: no pod keeps the token of a Secret that goes.
+    world.clusters().delete("demo", &DeleteParams::default()).await.expect("deleted");
+    world.create("demo", json!({"replicas": 3})).await;
+    world.settled("demo").await;
+    world.patch("demo", json!({"spec": {"writeQuorum": 3}})).await;
+    world.until("demo", "the operator is heard", |s| s.write_quorum == Some(3)).await;
     assert_eq!(world.read("demo-follower-0", "k").await, "v");
 }

@@ -12,4 +12,5 @@ mod manifests;
 mod quiet;
 mod rights;
 mod seen;
+mod strangers;
 mod support;

@@ -10,7 +10,8 @@ use kube::api::{Api, ListParams, PostParams};
 use quorate_operator::crd::KVCluster;
 use serde_json::json;
 
-use crate::support::{Rights, client, namespace, until};
+use crate::machine::MISSING_IMAGE;
+use crate::support::{Rights, World, client, namespace, reason, until};
 
 /// KVClusters at once.
 const MANY: usize = 100;
@@ -72,6 +73,34 @@ async fn a_hundred_clusters_at_rest_cost_no_writes_and_little_memory() {
     let resident = resident(operator.0.id());
     println!("{MANY} clusters: {} MiB resident", resident >> 20);
     assert!(resident < RESIDENT_MAX, "{resident} bytes");
+}
+
+/// Passes so far of the operator that listens here.
+async fn passes(address: &str) -> u64 {
+    let text = reqwest::get(format!("http://{address}/metrics")).await.expect("an answer").text().await.expect("text");
+    let mut lines = text.lines();
+    let count = lines.find_map(|l| l.strip_prefix("quorate_operator_reconcile_duration_seconds_count "));
+    count.expect("passes are counted").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_still_is_looked_at_seldom_and_what_moves_at_once() {
+    let world = World::new("stuck").await;
+    world.create("demo", json!({"replicas": 3, "image": MISSING_IMAGE})).await;
+    world.until("demo", "the missing image is told", |s| reason(s, "Degraded") == "PodStuck").await;
+    let address = world.rights.address().await;
+    until("nothing moves any more", || async {
+        let before = passes(&address).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        (passes(&address).await == before).then_some(())
+    })
+    .await;
+    let before = passes(&address).await;
+    tokio::time::sleep(QUIET).await;
+    let more = passes(&address).await - before;
+    assert!(more <= 2, "{more} passes in {} s over what stands still", QUIET.as_secs());
+    world.patch("demo", json!({"spec": {"image": "quorate:better"}})).await;
+    world.settled("demo").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,8 +34,12 @@ async fn every_panel_of_the_operator_has_data_and_a_rollout_that_is_stuck_fires_
     tokio::time::sleep(2 * RATE).await;
 
     world.patch("demo", json!({"spec": {"image": MISSING_IMAGE}})).await;
-    // A rollout that waits is looked at every second, so that the percentiles are those of something.
-    prometheus.shows(&dashboards::queries("operator.json")).await;
+    // A rollout that stands still is looked at seldom, and the percentiles are to be those of something.
+    let panels = dashboards::queries("operator.json");
+    tokio::select! {
+        () = prometheus.shows(&panels) => {}
+        () = touched(&world) => {}
+    }
     prometheus.fires(&["QuorateRolloutStuck"], &["QuorateOperatorNotLeading", "QuorateOperatorStale"]).await;
     let known = prometheus.values("__name__").await.expect("names");
     for alert in prometheus.rules().await.expect("the rules") {
@@ -55,6 +59,14 @@ async fn every_panel_of_the_operator_has_data_and_a_rollout_that_is_stuck_fires_
     world.settled("demo").await;
     prometheus.fires(&[], &broken).await;
     picture(&prometheus, from).await;
+}
+
+/// Changes something every second that leads to a pass and to nothing else.
+async fn touched(world: &World) {
+    for n in 0u64.. {
+        world.patch("demo", json!({"metadata": {"annotations": {"tests/touched": n.to_string()}}})).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Draws the dashboard as it was since `from`, for whoever wants to look; `make pictures` takes it from there.
