@@ -237,7 +237,14 @@ impl Arena {
     }
 
     /// Waits until there are Events of these reasons about a KVCluster: each is written after what it tells of, the status among it.
+    ///
+    /// # Panics
+    /// If the page does not name one.
     pub async fn told(&self, cluster: &str, reasons: &[&str]) {
+        let page = std::fs::read_to_string(command::root().join("docs/kubernetes.md")).expect("the page");
+        for reason in reasons {
+            assert!(page.contains(&format!("`{reason}`")), "docs/kubernetes.md has no {reason}");
+        }
         let events: Api<Event> = Api::namespaced(self.client.0.clone(), &self.namespace);
         eventually_in(PATIENCE, &format!("Events tell of {reasons:?}"), async || {
             let events = events.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
