@@ -1,7 +1,9 @@
-//! What the chart makes of its values: golden files, what its schema refuses, and whether Kubernetes would take the rest.
+//! What the chart makes of its values: golden files, what its schema refuses, and whether Kubernetes would take the
+//! rest.
 //!
-//! `charts/quorate/ci/NAME-values.yaml` is rendered and compared with `golden/NAME.yaml`; with `UPDATE_GOLDEN=1` that file is written. Alerts and dashboards are
-//! too long for golden files and tested where they are written: here they only have to arrive whole.
+//! `charts/quorate/ci/NAME-values.yaml` is rendered and compared with `golden/NAME.yaml`; with `UPDATE_GOLDEN=1` that
+//! file is written. Alerts and dashboards are too long for golden files and tested where they are written: here they
+//! only have to arrive whole.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

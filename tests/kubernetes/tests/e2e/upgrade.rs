@@ -33,8 +33,8 @@ pub(crate) async fn rolled(arena: &Arena, cluster: &str, image: &str) {
     }
 }
 
-/// The chart as it was before it was last changed, unpacked. Where there is no history to take it from (an archive, a chart that never changed) the present one
-/// stands in for it; a history that was cut off can be had, and is asked for.
+/// The chart as it was before it was last changed, unpacked. Where there is no history to take it from (an archive, a
+/// chart that never changed) the present one stands in for it; a history that was cut off can be had, and is asked for.
 async fn previous_chart() -> (TempDir, String) {
     let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
     let commits = command::run("git", &["log", "--format=%H", "--max-count=2", "--", CHART], "").await;
@@ -64,7 +64,8 @@ fn rights(helpers: &str) -> &str {
     &helpers[from..from + length]
 }
 
-/// Makes the definition one of an earlier version, as Helm would have installed it, and runs what the chart's README says of upgrading.
+/// Makes the definition one of an earlier version, as Helm would have installed it, and runs what the chart's README
+/// says of upgrading.
 async fn update_definition() -> Said {
     let folder = command::root().join(CHART);
     let file = std::fs::read_to_string(folder.join("crds/quorate.dev_kvclusters.yaml")).expect("the definition");
