@@ -20,9 +20,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// nothing that can be told. This is more than five times that.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The same where a machine falls silent. Seen: 3.1 to 3.2 s, of which [`ANSWER_MAX`] is the clients' own patience with
-/// a pod that does not answer. Whoever gives up on it may meet it once more, and an election on a busy machine take 3
-/// s: that makes 9 s, and this is half as much again, and a little.
+/// The same where a machine falls silent. Seen: 3.1 to 3.2 s, of which 3 are the clients' own patience with a pod that
+/// does not answer. Whoever gives up on it may meet it once more, and an election on a busy machine take 3 s: that makes
+/// 9 s, and this is half as much again, and a little.
 pub const SILENCE_OF_MACHINE_MAX: Duration = Duration::from_secs(15);
 
 /// Clients at work.
@@ -83,7 +83,7 @@ impl Clients {
         self.workload.clock()
     }
 
-    /// Ends them, and judges what they saw, but for how long they had to wait.
+    /// Ends them, and judges what they saw; for how long they waited, [`Judged::silent_at_most`] does.
     ///
     /// # Panics
     /// With what was lost or stale.
