@@ -1,6 +1,7 @@
 //! A namespace of a test's own, with an operator of its own in it.
 //!
-//! A test that failed tells what there was, and leaves nothing behind either, unless `KEEP=1` asks for the namespace to be looked at.
+//! A test that failed tells what there was, and leaves nothing behind either, unless `KEEP=1` asks for the namespace to
+//! be looked at.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -16,7 +17,8 @@ use quorate_tests::eventually_in;
 use crate::THREE_COPIES;
 use crate::command::{self, Said};
 
-/// Longest wait for pods to start, volumes to be made and statuses to be written: all of it on a machine that does other things too.
+/// Longest wait for pods to start, volumes to be made and statuses to be written: all of it on a machine that does
+/// other things too.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Longest wait for the answer to one request: longer than any request may take a node.
@@ -88,8 +90,9 @@ impl Arena {
         Arena { namespace, client: ClientBox(client), release: RELEASE, begun: Instant::now(), ended: false }
     }
 
-    /// Makes the namespace, and installs the chart by README's own line, under a name that the line does not have: with the chart's defaults it serves every
-    /// namespace there is. Whoever does that has the cluster to himself: it is waited for that nobody else has a KVCluster.
+    /// Makes the namespace, and installs the chart by README's own line, under a name that the line does not have: with
+    /// the chart's defaults it serves every namespace there is. Whoever does that has the cluster to himself: it is
+    /// waited for that nobody else has a KVCluster.
     ///
     /// # Panics
     /// If somebody has one and keeps it, or Helm fails.
@@ -236,8 +239,16 @@ impl Arena {
         (found.uid().unwrap_or_default(), machine.unwrap_or_else(|| panic!("{pod} runs nowhere")))
     }
 
-    /// Waits until there are Events of these reasons about a KVCluster: each is written after what it tells of, the status among it.
+    /// Waits until there are Events of these reasons about a KVCluster: each is written after what it tells of, the
+    /// status among it.
+    ///
+    /// # Panics
+    /// If the page does not name one.
     pub async fn told(&self, cluster: &str, reasons: &[&str]) {
+        let page = std::fs::read_to_string(command::root().join("docs/kubernetes.md")).expect("the page");
+        for reason in reasons {
+            assert!(page.contains(&format!("`{reason}`")), "docs/kubernetes.md has no {reason}");
+        }
         let events: Api<Event> = Api::namespaced(self.client.0.clone(), &self.namespace);
         eventually_in(PATIENCE, &format!("Events tell of {reasons:?}"), async || {
             let events = events.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
@@ -290,8 +301,8 @@ impl Arena {
         }
     }
 
-    /// Removes the release, and sends the namespace after it. That takes Kubernetes half a minute, most of it spent waiting: scripts/kubernetes/test looks once, after
-    /// all tests, whether all of them are gone.
+    /// Removes the release, and sends the namespace after it. That takes Kubernetes half a minute, most of it spent
+    /// waiting: scripts/kubernetes/test looks once, after all tests, whether all of them are gone.
     pub async fn end(mut self) {
         let mut arguments = vec!["uninstall", self.release, "--ignore-not-found"];
         if self.release != RELEASE {

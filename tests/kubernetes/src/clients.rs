@@ -1,6 +1,7 @@
 //! Clients of a cluster of pods that write down what they see, and what is made of it in the end.
 //!
-//! They come through the API server to each pod, so that a failure of any pod, and of the way to it, is theirs to live with.
+//! They come through the API server to each pod, so that a failure of any pod, and of the way to it, is theirs to live
+//! with.
 
 use std::time::Duration;
 
@@ -14,12 +15,14 @@ use crate::forward::Forward;
 /// A request to a machine that is silent is given up after this, and the next pod asked.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Longest time without an acknowledged write while pods come and go. Seen with three tests at a time on two cores: up to 1.6 s in a rollout of three pods, up to
-/// 1.8 s in one of some 140 deletions of a leader; a change of numbers costs nothing that can be told. This is more than five times that.
+/// Longest time without an acknowledged write while pods come and go. Seen with three tests at a time on two cores: up
+/// to 1.6 s in a rollout of three pods, up to 1.8 s in one of some 140 deletions of a leader; a change of numbers costs
+/// nothing that can be told. This is more than five times that.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The same where a machine falls silent. Seen: 3.1 to 3.2 s, of which [`ANSWER_MAX`] is the clients' own patience with a pod that does not answer. Whoever gives up on it
-/// may meet it once more, and an election on a busy machine take 3 s: that makes 9 s, and this is half as much again, and a little.
+/// The same where a machine falls silent. Seen: 3.1 to 3.2 s, of which 3 are the clients' own patience with a pod that
+/// does not answer. Whoever gives up on it may meet it once more, and an election on a busy machine take 3 s: that makes
+/// 9 s, and this is half as much again, and a little.
 pub const SILENCE_OF_MACHINE_MAX: Duration = Duration::from_secs(15);
 
 /// Clients at work.
@@ -47,8 +50,9 @@ impl Clients {
             forwards.push(Forward::to_node(&arena.pods(), &pod).await);
         }
         let targets: Vec<_> = forwards.iter().map(Forward::target).collect();
-        // Every operation passes the API server and a kubelet: few clients, or they would measure those. Many keys, since each failure leaves open what
-        // became of the operations under way, and the search of whoever judges grows with those of one key.
+        // Every operation passes the API server and a kubelet: few clients, or they would measure those. Many keys,
+        // since each failure leaves open what became of the operations under way, and the search of whoever judges
+        // grows with those of one key.
         let settings = Settings {
             http_clients: 3,
             redis_clients: 1,
@@ -79,7 +83,7 @@ impl Clients {
         self.workload.clock()
     }
 
-    /// Ends them, and judges what they saw, but for how long they had to wait.
+    /// Ends them, and judges what they saw; for how long they waited, [`Judged::silent_at_most`] does.
     ///
     /// # Panics
     /// With what was lost or stale.

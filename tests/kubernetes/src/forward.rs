@@ -7,7 +7,8 @@ use quorate_tests::Target;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Ports of this machine that lead to those of one pod, by its name: also to the next pod of that name. Ends with this value.
+/// Ports of this machine that lead to those of one pod, by its name: also to the next pod of that name. Ends with this
+/// value.
 #[derive(Debug)]
 pub struct Forward {
     /// `host:port` here, for each of the ports there.

@@ -1,11 +1,13 @@
 //! Quorate on a real Kubernetes, for the tests in `tests/`.
 //!
-//! Owns the namespace that a test works in, the release of the chart in it, clients of its pods, and what befalls the machines. It knows the cluster by its
-//! kubeconfig alone (`KUBECONFIG`; `make kind-up` starts one), and does what people do by their own programs: `helm` and `kubectl`, found on
-//! the path. What the tests look at they read through the Kubernetes API.
+//! Owns the namespace that a test works in, the release of the chart in it, clients of its pods, and what befalls the
+//! machines. It knows the cluster by its kubeconfig alone (`KUBECONFIG`; `make kind-up` starts one), and does what
+//! people do by their own programs: `helm` and `kubectl`, found on the path. What the tests look at they read through
+//! the Kubernetes API.
 //!
-//! Every test has a namespace of its own, with the level `restricted` of pod security enforced, and an operator of its own that serves
-//! this namespace and no other: tests do not meet, and one may stop its operator. Only those in `tests/machines` concern everybody, and run alone.
+//! Every test has a namespace of its own, with the level `restricted` of pod security enforced, and an operator of its
+//! own that serves this namespace and no other: tests do not meet, and one may stop its operator. Only those in
+//! `tests/machines` concern everybody, and run alone.
 //!
 //! Waits are for conditions, with deadlines, never for time.
 

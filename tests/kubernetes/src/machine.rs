@@ -1,7 +1,8 @@
-//! A machine of the kind cluster, and what can befall it. Everything is undone when the value that stands for it goes, also when a test fails.
+//! A machine of the kind cluster, and what can befall it. Everything is undone when the value that stands for it goes,
+//! also when a test fails.
 //!
-//! Machines of kind are containers: they are reached through the program that `QUORATE_MACHINES` names, a `docker` (scripts/kubernetes/test sets it). A
-//! cluster from elsewhere has none, and these tests are not run there.
+//! Machines of kind are containers: they are reached through the program that `QUORATE_MACHINES` names, a `docker`
+//! (scripts/kubernetes/test sets it). A cluster from elsewhere has none, and these tests are not run there.
 
 use std::process::{Command, Stdio};
 
@@ -20,7 +21,8 @@ impl Trouble {
         begin(&["exec", machine, "systemctl", "stop", "kubelet"], &["exec", machine, "systemctl", "start", "kubelet"])
     }
 
-    /// The whole machine stands still, with all its pods, as in a power cut: nobody is told that a connection has ended.
+    /// The whole machine stands still, with all its pods, as in a power cut: nobody is told that a connection has
+    /// ended.
     #[must_use]
     pub fn frozen(machine: &str) -> Trouble {
         begin(&["pause", machine], &["unpause", machine])
@@ -34,7 +36,8 @@ impl Trouble {
         trouble
     }
 
-    /// All processes of a program end in an instant, with nothing handed over and nobody told. The kubelet starts them again.
+    /// All processes of a program end in an instant, with nothing handed over and nobody told. The kubelet starts them
+    /// again.
     pub fn crash(machine: &str, program: &str) {
         docker(&["exec", machine, "sh", "-c", &format!("kill -9 $(pidof {program})")]);
     }

@@ -52,7 +52,7 @@ async fn a_cluster_that_breaks_fires_what_it_should_and_is_quiet_again_when_it_i
         let name = alert["name"].as_str().expect("a name");
         assert!(documented.contains(&format!("\n### {name}\n")), "docs/operating.md has no section {name}");
         let runbook = format!("docs/operating.md#{}", name.to_lowercase());
-        assert_eq!(alert["annotations"]["runbook"], runbook, "{name}");
+        assert_eq!(alert["annotations"]["runbook_url"], runbook, "{name}");
         assert!(["critical", "warning"].contains(&alert["labels"]["severity"].as_str().unwrap_or_default()), "{name}");
     }
 

@@ -1,7 +1,9 @@
-//! What the chart makes of its values: golden files, what its schema refuses, and whether Kubernetes would take the rest.
+//! What the chart makes of its values: golden files, what its schema refuses, and whether Kubernetes would take the
+//! rest.
 //!
-//! `charts/quorate/ci/NAME-values.yaml` is rendered and compared with `golden/NAME.yaml`; with `UPDATE_GOLDEN=1` that file is written. Alerts and dashboards are
-//! too long for golden files and tested where they are written: here they only have to arrive whole.
+//! `charts/quorate/ci/NAME-values.yaml` is rendered and compared with `golden/NAME.yaml`; with `UPDATE_GOLDEN=1` that
+//! file is written. Alerts and dashboards are too long for golden files and tested where they are written: here they
+//! only have to arrive whole.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -60,6 +62,7 @@ async fn values_that_cannot_be_meant_are_refused_by_name() {
         ("cluster.name=Demo", "name"),
         ("metrics.podMonitor.interval=often", "interval"),
         ("namespaces=default", "namespaces"),
+        ("alerts.runbooks=docs", "runbooks"),
     ];
     for (setting, named) in refused {
         let said = run("helm", &["template", "quorate", "charts/quorate", "--set", setting], "").await;
@@ -99,6 +102,22 @@ async fn alerts_and_dashboards_arrive_whole() {
             assert!(arrived, "{path:?} is not in the rendered chart");
         }
     }
+}
+
+#[tokio::test]
+async fn runbooks_are_named_where_the_reader_has_them() {
+    let rendered = async |more: &[&str]| {
+        let template = ["template", "quorate", "charts/quorate", "--show-only", "templates/alerts.yaml"];
+        let all = [template.as_slice(), &["--set", "alerts.enabled=true"], more].concat();
+        run("helm", &all, "").await.good("helm template")
+    };
+    let (bare, addressed) =
+        (rendered(&[]).await, rendered(&["--set", "alerts.runbooks=https://git.example.org/quorate/blob/main/"]).await);
+    let alerts = bare.matches("- alert: ").count();
+    assert!(alerts > 15, "{alerts} alerts");
+    assert_eq!(bare.matches("runbook_url: \"docs/operating.md#").count(), alerts);
+    let at = "runbook_url: \"https://git.example.org/quorate/blob/main/docs/operating.md#";
+    assert_eq!(addressed.matches(at).count(), alerts);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! JSON schemas of every kind that the API server knows, from what it says of itself: kubeconform would fetch them from the internet.
+//! JSON schemas of every kind that the API server knows, from what it says of itself: kubeconform would fetch them from
+//! the internet.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,7 +46,8 @@ async fn published() -> Value {
     }
 }
 
-/// The schema with its references written out, refusing fields it does not name. Inside itself a definition (that of schemas) takes anything.
+/// The schema with its references written out, refusing fields it does not name. Inside itself a definition (that of
+/// schemas) takes anything.
 fn strict<'a>(schema: &'a Value, definitions: &'a Value, inside: &mut Vec<&'a str>) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.trim_start_matches("#/definitions/");

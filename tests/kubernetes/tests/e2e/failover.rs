@@ -12,7 +12,8 @@ use quorate_tests::eventually_in;
 /// Leaders deleted: so many that median and worst say something.
 const DELETIONS: usize = 20;
 
-/// Deletes a pod and waits for nothing. Its node is told to stop by the kubelet, and hands over if it leads: what no node can tell anybody is in `tests/machines`.
+/// Deletes a pod and waits for nothing. Its node is told to stop by the kubelet, and hands over if it leads: what no
+/// node can tell anybody is in `tests/machines`.
 pub(crate) async fn kill(arena: &Arena, pod: &str) {
     arena.pods().delete(pod, &DeleteParams::default().grace_period(0)).await.expect("a deletion");
 }

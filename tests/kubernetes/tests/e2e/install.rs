@@ -48,7 +48,8 @@ async fn four_lines_make_a_cluster_that_every_service_reaches() {
     arena.end().await;
 }
 
-/// In how many zones the pods of `demo` are, and how many have a machine that takes pods. A machine of no zone is one by itself.
+/// In how many zones the pods of `demo` are, and how many have a machine that takes pods. A machine of no zone is one
+/// by itself.
 async fn zones(arena: &Arena) -> (usize, usize) {
     let nodes: Api<Node> = Api::all(arena.client.0.clone());
     let mut zones = BTreeMap::new();

@@ -1,46 +1,32 @@
-//! What cannot be is refused by `kubectl apply` itself, with a sentence that tells what to do.
+//! What cannot be is refused by `kubectl` itself, with a sentence that tells what to do. Which manifests these are is
+//! asked where an API server is enough (operator/tests/live/manifests.rs); here, that a person sees the sentence, also
+//! those that kubectl has a part in: a name it does not know, a change, `kubectl scale`.
 
 use quorate_kubernetes::{Arena, manifest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_manifests_are_refused_with_a_sentence_that_helps() {
     let arena = Arena::new("refused").await;
-    let long = "a".repeat(44);
-    for (name, spec, says) in [
+    for (spec, says) in [
         (
-            "bad",
             "{replicas: 3, writeQuorum: 4}",
             "spec.writeQuorum: more copies than spec.replicas could never hold a write: lower writeQuorum or raise replicas",
         ),
-        ("bad", "{replicas: 0}", "spec.replicas in body should be greater than or equal to 1"),
-        ("bad", "{replicas: 10}", "spec.replicas in body should be less than or equal to 9"),
-        ("bad", "{writeQuorum: 0}", "spec.writeQuorum in body should be greater than or equal to 1"),
-        ("bad", "{replicaz: 3}", "unknown field \"spec.replicaz\""),
-        ("bad", "{storage: {capacity: 1Gi}}", "unknown field \"spec.storage.capacity\""),
-        ("bad", "{storage: {size: lots}}", "spec.storage.size: a quantity such as 10Gi"),
-        ("bad", "{failover: manual}", "supported values: \"Automatic\", \"Manual\""),
-        ("bad", "{election: {heartbeat: 400ms}}", "the heartbeat must be at most half of the shortest timeout"),
-        (&long, "{}", "metadata.name: at most 43 characters, so that the names of its pods fit"),
-        ("1bad", "{}", "metadata.name: lower-case letters, digits and '-', beginning with a letter"),
+        ("{replicaz: 3}", "unknown field \"spec.replicaz\""),
+        ("{storage: {capacity: 1Gi}}", "unknown field \"spec.storage.capacity\""),
+        ("{failover: manual}", "supported values: \"Automatic\", \"Manual\""),
     ] {
-        let said = arena.apply(&manifest(name, spec)).await;
-        assert!(!said.ok && said.err.contains(says), "{name} {spec}: {said:?}");
+        let said = arena.apply(&manifest("bad", spec)).await;
+        assert!(!said.ok && said.err.contains(says), "{spec}: {said:?}");
     }
     assert_eq!(arena.kubectl(&["get", "kvc", "--output=name"]).await.good("kubectl get kvc"), "", "nothing was made");
 
     // Asleep, for no pod is needed to be refused.
     let asleep = |more: &str| manifest("good", &format!("{{hibernated: true, replicas: 3, writeQuorum: 3, {more}}}"));
     arena.apply(&asleep("storage: {size: 2Gi}")).await.good("kubectl apply");
-    for (change, says) in [
-        ("storage: {size: 1Gi}", "spec.storage.size: volumes grow only: a smaller size is refused"),
-        (
-            "storage: {size: 2Gi, storageClassName: other}",
-            "spec.storage.storageClassName: volumes cannot move to another class: make a second KVCluster and copy the data",
-        ),
-    ] {
-        let said = arena.apply(&asleep(change)).await;
-        assert!(!said.ok && said.err.contains(says), "{change}: {said:?}");
-    }
+    let said = arena.apply(&asleep("storage: {size: 1Gi}")).await;
+    let says = "spec.storage.size: volumes grow only: a smaller size is refused";
+    assert!(!said.ok && said.err.contains(says), "{said:?}");
     let said = arena.kubectl(&["scale", "kvc/good", "--replicas=2"]).await;
     assert!(!said.ok && said.err.contains("lower writeQuorum or raise replicas"), "{said:?}");
     let generation = "--output=jsonpath={.metadata.generation}";

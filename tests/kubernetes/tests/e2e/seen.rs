@@ -15,7 +15,8 @@ const OPERATOR_PORT: u16 = 8080;
 
 /// For so long nothing is asked of an operator that should then do nothing.
 const QUIET: Duration = Duration::from_secs(30);
-/// Such half minutes, of which one has to be quiet: on a machine that others use, a pod may miss a probe, and that is something to look at.
+/// Such half minutes, of which one has to be quiet: on a machine that others use, a pod may miss a probe, and that is
+/// something to look at.
 const QUIETS_MAX: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,9 @@ use tempfile::TempDir;
 /// A second name of the image that is tested: scripts/kubernetes/load gives it, and whoever brings a cluster.
 const NEXT_TAG: &str = "next";
 
+/// Where the chart defines the operator's rights.
+const HELPERS: &str = "templates/_helpers.tpl";
+
 /// The same image by its other name.
 pub(crate) fn next_image() -> String {
     format!("quorate:{NEXT_TAG}")
@@ -30,8 +33,8 @@ pub(crate) async fn rolled(arena: &Arena, cluster: &str, image: &str) {
     }
 }
 
-/// The chart as it was before it was last changed, unpacked. Where there is no history to take it from (an archive, a chart that never changed) the present one
-/// stands in for it; a history that was cut off can be had, and is asked for.
+/// The chart as it was before it was last changed, unpacked. Where there is no history to take it from (an archive, a
+/// chart that never changed) the present one stands in for it; a history that was cut off can be had, and is asked for.
 async fn previous_chart() -> (TempDir, String) {
     let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder");
     let commits = command::run("git", &["log", "--format=%H", "--max-count=2", "--", CHART], "").await;
@@ -45,11 +48,24 @@ async fn previous_chart() -> (TempDir, String) {
         }
     };
     command::run("sh", &["-c", &unpack], "").await.good(&unpack);
-    let chart = folder.path().join(CHART).display().to_string();
-    (folder, chart)
+    let chart = folder.path().join(CHART);
+    // The programs are those of today, and there is nobody upgrading who has them without the rights that they need.
+    let helpers = chart.join(HELPERS);
+    let before = std::fs::read_to_string(&helpers).expect("the previous rights");
+    let today = std::fs::read_to_string(command::root().join(CHART).join(HELPERS)).expect("the rights");
+    std::fs::write(&helpers, before.replace(rights(&before), rights(&today))).expect("a file");
+    (folder, chart.display().to_string())
 }
 
-/// Makes the definition one of an earlier version, as Helm would have installed it, and runs what the chart's README says of upgrading.
+/// The operator's rights, as the chart's helpers define them.
+fn rights(helpers: &str) -> &str {
+    let from = helpers.find("{{- define \"quorate.rules\" -}}").expect("rights");
+    let length = helpers[from..].find("{{- end }}").expect("an end of the rights");
+    &helpers[from..from + length]
+}
+
+/// Makes the definition one of an earlier version, as Helm would have installed it, and runs what the chart's README
+/// says of upgrading.
 async fn update_definition() -> Said {
     let folder = command::root().join(CHART);
     let file = std::fs::read_to_string(folder.join("crds/quorate.dev_kvclusters.yaml")).expect("the definition");

@@ -111,7 +111,8 @@ async fn a_volume_that_cannot_grow_is_reported_with_kubernetes_own_words_and_eve
     arena.end().await;
 }
 
-/// A storage class like the default one, whose volumes may grow. The provisioner of kind makes volumes and cannot resize them: that part the test plays.
+/// A storage class like the default one, whose volumes may grow. The provisioner of kind makes volumes and cannot
+/// resize them: that part the test plays.
 async fn class_that_grows(arena: &Arena) -> StorageClass {
     let classes: Api<StorageClass> = Api::all(arena.client.0.clone());
     let default = |c: &StorageClass| {

@@ -1,4 +1,5 @@
-//! The chart with its defaults: two operators that serve every namespace. It would serve those of other tests, too, so it is tried where one runs at a time.
+//! The chart with its defaults: two operators that serve every namespace. It would serve those of other tests, too, so
+//! it is tried where one runs at a time.
 
 use quorate_kubernetes::arena::PATIENCE;
 use quorate_kubernetes::clients::SILENCE_MAX;
@@ -16,7 +17,8 @@ async fn what_readme_installs_serves_every_namespace_and_lacks_no_right() {
     shop.apply(THREE_COPIES).await.good("kubectl apply");
     shop.settled("demo").await;
 
-    // Whatever it does of its own accord: pods that come, another configuration, pods that are made anew, and Events of all that.
+    // Whatever it does of its own accord: pods that come, another configuration, pods that are made anew, and Events of
+    // all that.
     let clients = Clients::start(&shop, "demo", 3).await;
     let wanted = "{\"replicas\":4,\"writeQuorum\":3,\"podTemplate\":{\"labels\":{\"rolled\":\"once\"}}}";
     shop.patch("demo", wanted).await;

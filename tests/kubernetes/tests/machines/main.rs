@@ -1,4 +1,5 @@
-//! What befalls the machines of a cluster and its control plane: everybody's concern, so these tests run alone, and one after the other.
+//! What befalls the machines of a cluster and its control plane: everybody's concern, so these tests run alone, and one
+//! after the other.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -35,7 +36,8 @@ async fn arena_with(name: &str, manifest: &str) -> Arena {
     arena
 }
 
-/// Waits until the status tells that a pod of the three is away, that another leads, and that no further failure is survived.
+/// Waits until the status tells that a pod of the three is away, that another leads, and that no further failure is
+/// survived.
 async fn tells_without(arena: &Arena, pod: &str) {
     eventually_in(PATIENCE, "the status tells who leads and who is away", async || {
         let status = arena.status("demo").await?;
@@ -86,7 +88,8 @@ async fn writes_go_on_while_the_leaders_node_is_not_ready_and_when_it_returns() 
     node_is(&arena, &machine, true).await;
     clients.more(20).await;
     arena.settled("demo").await;
-    // Its processes run on; what ends is the clients' way to that pod, which is through the kubelet, once each time they try it.
+    // Its processes run on; what ends is the clients' way to that pod, which is through the kubelet, once each time
+    // they try it.
     clients.judged().await.silent_at_most(SILENCE_OF_MACHINE_MAX);
     arena.told("demo", &["Starting", "Settled"]).await;
     arena.end().await;
@@ -131,7 +134,8 @@ async fn writes_go_on_while_the_leaders_node_and_then_a_followers_is_drained() {
         let started = Instant::now();
         // Its volume is on that machine: the pod waits until it may come back.
         let drain = ["drain", &machine, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=90s"];
-        // A pod that nobody would make again is in its way: the provisioner of volumes has one there for a moment, while it removes what an earlier test had.
+        // A pod that nobody would make again is in its way: the provisioner of volumes has one there for a moment,
+        // while it removes what an earlier test had.
         eventually_in(PATIENCE, "the machine is drained", async || {
             let said = arena.kubectl(&drain).await;
             if said.ok { Ok(()) } else { Err(said.err) }
@@ -203,7 +207,8 @@ async fn writes_go_on_without_an_api_server_and_the_cluster_is_looked_after_when
     let longest = report["writes"]["max_ms"].as_f64().expect("writes");
     assert!(longest < SILENCE_MAX.as_secs_f64() * 1e3, "a write took {longest} ms: {said}");
     clients.more(20).await;
-    // Something that takes the operator and the nodes alone: volumes come only when their provisioner, too, has found back, which takes it the better part of a minute.
+    // Something that takes the operator and the nodes alone: volumes come only when their provisioner, too, has found
+    // back, which takes it the better part of a minute.
     arena.patch("demo", "{\"writeQuorum\":3}").await;
     assert_eq!(arena.settled("demo").await.write_quorum, Some(3));
     clients.more(20).await;
