@@ -95,7 +95,7 @@ pub(crate) fn handle(role: Role, adjust: impl FnOnce(&mut NodeOptions)) -> Handl
 #[cfg(test)]
 pub(crate) fn handle_on(home: &MemoryHome) -> (Handle, Store) {
     let store = Store::stepped(home, &Limits::default(), 1 << 20);
-    (handle_of(Role::Leader, |_| {}, Arc::new(NoForward), store.clone()), store)
+    (handle_over(store.clone()), store)
 }
 
 /// The same with another way to the leader.
