@@ -55,6 +55,8 @@ pub struct Stored {
 pub struct Committed {
     /// Its term.
     pub term: u64,
+    /// The term in which it was committed, which may be a later one.
+    pub committed_in: u64,
     /// Its configuration, if it is one.
     pub config: Option<Config>,
     /// The command's bytes, if it is one.
@@ -128,15 +130,16 @@ impl Chronicle {
         self.value_at(key, u64::MAX)
     }
 
-    /// Takes the next committed entry.
-    pub fn commit(&mut self, term: u64, entry: &Entry, config: Option<Config>) {
+    /// Takes the next committed entry, from the first who says that it is.
+    pub fn commit(&mut self, (term, committed_in): (u64, u64), entry: &Entry, config: Option<Config>) {
         let index = self.last() + 1;
         let mut state = self.committed.last().map_or(0, |c| c.state);
         let mut outcome = None;
         if entry.kind == RecordKind::Command {
             outcome = Some(self.apply(index, &entry.payload, &mut state));
         }
-        self.committed.push(Committed { term, config, payload: entry.payload.clone(), outcome, state });
+        let payload = entry.payload.clone();
+        self.committed.push(Committed { term, committed_in, config, payload, outcome, state });
     }
 
     fn apply(&mut self, index: u64, payload: &Bytes, state: &mut u64) -> Outcome {

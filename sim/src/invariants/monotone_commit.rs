@@ -37,7 +37,7 @@ pub fn check(chronicle: &mut Chronicle, seen: &Seen<'_>, before: u64) -> Result<
                 if let Some(config) = &config {
                     configuration_safety::check(chronicle, config)?;
                 }
-                chronicle.commit(term, &entry, config);
+                chronicle.commit((term, seen.replica.term().0), &entry, config);
             }
             None => {
                 let what = format!("{} commits {index}@{term}, but nobody has committed what precedes it", seen.name);
