@@ -146,10 +146,16 @@ pub fn is_member(status: &Status) -> bool {
     matches!(status.node.membership, Membership::Voter | Membership::Learner)
 }
 
+/// Whether a member votes.
+#[must_use]
+pub fn is_voter(member: &MemberStatus) -> bool {
+    member.role != "learner"
+}
+
 /// The names of those that vote.
 #[must_use]
 pub fn voters(status: &Status) -> Vec<&str> {
-    status.members.iter().filter(|m| m.role != "learner").map(|m| m.name.as_str()).collect()
+    status.members.iter().filter(|m| is_voter(m)).map(|m| m.name.as_str()).collect()
 }
 
 /// Whether the leader has heard from a member lately, and it has nearly everything.

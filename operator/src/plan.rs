@@ -19,7 +19,7 @@ use quorum::quorum::VOTERS_MAX;
 
 use crate::crd::{KVClusterStatus, RetentionPolicy};
 use crate::names::{self, Set};
-use crate::observe::{Observed, in_sync, is_member, voters};
+use crate::observe::{Observed, in_sync, is_member, is_voter, voters};
 use crate::validate::Wanted;
 
 /// The decision.
@@ -418,7 +418,7 @@ fn moving_leadership(wanted: &Wanted, seen: &Observed) -> Part {
             format!("{to} leads"),
         );
     }
-    if !leader.members.iter().any(|m| m.name == *to && m.role != "learner") {
+    if !leader.members.iter().any(|m| m.name == *to && is_voter(m)) {
         let why = format!("{to} is no voter of this cluster, so it cannot lead");
         return doing(Phase::MovingLeadership, Step::ForgetTransfer { why: why.clone() }, why);
     }

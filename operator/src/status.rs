@@ -15,7 +15,7 @@ use quorate_api::{MemberStatus, Status};
 
 use crate::crd::{Formation, KVCluster, KVClusterStatus, Member, Tolerates};
 use crate::names;
-use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync};
+use crate::observe::{IN_SYNC_LAG_MAX, Observed, in_sync, is_voter};
 use crate::plan::{self, Phase, Progress};
 use crate::validate::Wanted;
 
@@ -337,7 +337,7 @@ fn sleeps_in(pass: &Pass<'_>, before: &KVClusterStatus, now: &Time) -> bool {
 /// Voters that a change under way does not account for. A rollout takes one pod at a time, and that may be missed for as long as it takes to start; no other change
 /// takes one that still votes. What is to vote only later is not missed.
 fn missed<'a>(pass: &Pass<'_>, leader: &'a Status, now: &Time) -> Vec<&'a str> {
-    let away = leader.members.iter().filter(|m| m.role != "learner" && !in_sync(m));
+    let away = leader.members.iter().filter(|m| is_voter(m) && !in_sync(m));
     let away: Vec<&str> = away.map(|m| m.name.as_str()).collect();
     if let (Phase::RollingOut, [one]) = (pass.progress.phase, away.as_slice()) {
         let taken = |since: &Option<Time>| since.as_ref().is_some_and(|since| !is_over(since, START_PATIENCE, now));

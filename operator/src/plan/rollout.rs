@@ -7,7 +7,7 @@ use quorate_api::{MemberStatus, Status};
 
 use super::{Part, Phase, Step, doing, waiting};
 use crate::names::{self, Set};
-use crate::observe::{Observed, PodSeen, in_sync};
+use crate::observe::{Observed, PodSeen, in_sync, is_voter};
 use crate::validate::Wanted;
 
 /// How many members must stay up while one is taken away on purpose.
@@ -99,7 +99,7 @@ fn obstacle(wanted: &Wanted, seen: &Observed, leader: &Status, taken: &str) -> O
             Some(_) => {}
         }
     }
-    let others = leader.members.iter().filter(|m| m.name != taken && m.role != "learner");
+    let others = leader.members.iter().filter(|m| m.name != taken && is_voter(m));
     if let Some(member) = others.clone().find(|m| !in_sync(m)) {
         return Some(format!("{} is not in sync", member.name));
     }

@@ -32,6 +32,18 @@ async fn told(world: &World, name: &str, says: &str) {
     world.until(name, says, says_so).await;
 }
 
+/// Makes a KVCluster that needs an object which is not its own, and waits until it says so.
+async fn is_held_up(world: &World, name: &str, object: &str, why: &str) {
+    world.create(name, asleep()).await;
+    let says =
+        format!("{object} exists and is not this KVCluster's ({why}): rename one of the two, or delete {object}");
+    told(world, name, &says).await;
+}
+
+fn asleep() -> Value {
+    json!({"hibernated": true})
+}
+
 async fn sets(world: &World) -> Vec<String> {
     let sets: Api<StatefulSet> = world.api();
     sets.list(&ListParams::default()).await.expect("sets").items.iter().map(ResourceExt::name_any).collect()
@@ -46,20 +58,13 @@ async fn sleeps(world: &World, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_another_s_is_neither_taken_over_nor_deleted_and_the_kvcluster_says_so() {
     let world = World::new("strangers").await;
-    let asleep = || json!({"hibernated": true});
     let services: Api<Service> = world.api();
     let shop: Service = make(
         &world,
         json!({"metadata": {"name": "orders"}, "spec": {"selector": {"app": "shop"}, "ports": [{"port": 80}]}}),
     )
     .await;
-    world.create("orders", asleep()).await;
-    told(
-        &world,
-        "orders",
-        "Service orders exists and is not this KVCluster's (it lacks the label quorate.dev/cluster: orders): rename one of the two, or delete Service orders",
-    )
-    .await;
+    is_held_up(&world, "orders", "Service orders", "it lacks the label quorate.dev/cluster: orders").await;
     let now = services.get("orders").await.expect("it is there");
     assert_eq!((now.spec, now.metadata.owner_references), (shop.spec, None));
     assert_eq!(sets(&world).await, Vec::<String>::new(), "nothing is half made beside it");
@@ -69,25 +74,13 @@ async fn what_is_another_s_is_neither_taken_over_nor_deleted_and_the_kvcluster_s
     // Every namespace has this account, and every pod that names none runs under it.
     let accounts: Api<ServiceAccount> = world.api();
     until("the namespace has its account", async || accounts.get_opt("default").await.ok()?).await;
-    world.create("default", asleep()).await;
-    told(
-        &world,
-        "default",
-        "ServiceAccount default exists and is not this KVCluster's (it lacks the label quorate.dev/cluster: default): rename one of the two, or delete ServiceAccount default",
-    )
-    .await;
+    is_held_up(&world, "default", "ServiceAccount default", "it lacks the label quorate.dev/cluster: default").await;
     let account = accounts.get("default").await.expect("it is there");
     assert_eq!((account.automount_service_account_token, account.metadata.owner_references), (None, None));
 
     world.create("demo", asleep()).await;
     sleeps(&world, "demo").await;
-    world.create("demo-leader", asleep()).await;
-    told(
-        &world,
-        "demo-leader",
-        "Service demo-leader exists and is not this KVCluster's (it belongs to KVCluster demo): rename one of the two, or delete Service demo-leader",
-    )
-    .await;
+    is_held_up(&world, "demo-leader", "Service demo-leader", "it belongs to KVCluster demo").await;
     sleeps(&world, "demo").await;
 
     services.delete("orders", &Default::default()).await.expect("deleted");

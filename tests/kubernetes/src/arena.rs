@@ -316,6 +316,19 @@ impl Arena {
         println!("{} took {:.0} s", self.namespace, self.begun.elapsed().as_secs_f64());
     }
 
+    /// Waits until so many pods and claims are left of a KVCluster.
+    pub async fn leaves(&self, cluster: &str, left: (usize, usize)) {
+        let (pods, claims) = left;
+        eventually_in(PATIENCE, &format!("{pods} pods and {claims} claims are left of {cluster}"), async || match self
+            .leftovers(cluster)
+            .await?
+        {
+            found if found == left => Ok(()),
+            (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
+        })
+        .await;
+    }
+
     /// How many pods and claims there are of a KVCluster.
     pub async fn leftovers(&self, cluster: &str) -> Result<(usize, usize), String> {
         let of = ListParams::default().labels(&format!("quorate.dev/cluster={cluster}"));

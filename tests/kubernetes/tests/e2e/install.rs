@@ -73,13 +73,7 @@ async fn zones(arena: &Arena) -> (usize, usize) {
 async fn helm_test_writes_reads_and_cleans_up() {
     let arena = Arena::new("helm-test").await;
     arena.helm(&["test", RELEASE, "--timeout", "3m"]).await.good("helm test");
-    eventually_in(PATIENCE, "the test's cluster goes with its volumes", async || {
-        match arena.leftovers("quorate-test").await? {
-            (0, 0) => Ok(()),
-            (pods, claims) => Err(format!("{pods} pods and {claims} claims are left")),
-        }
-    })
-    .await;
+    arena.leaves("quorate-test", (0, 0)).await;
     arena.end().await;
 }
 
@@ -97,10 +91,6 @@ async fn uninstalling_leaves_the_definition_the_cluster_and_its_data() {
 
     // Deleted without an operator: the pods go by their owners, the volumes stay.
     arena.kubectl(&["delete", "kvc", "demo", "--wait"]).await.good("kubectl delete");
-    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match arena.leftovers("demo").await? {
-        (0, 3) => Ok(()),
-        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
-    })
-    .await;
+    arena.leaves("demo", (0, 3)).await;
     arena.end().await;
 }

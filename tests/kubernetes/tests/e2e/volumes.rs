@@ -17,11 +17,7 @@ const AT_ONCE: usize = 5;
 /// Hibernates `demo`, and waits until there are only its volumes.
 pub(crate) async fn sleep(arena: &Arena) {
     arena.patch("demo", "{\"hibernated\":true}").await;
-    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match arena.leftovers("demo").await? {
-        (0, 3) => Ok(()),
-        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
-    })
-    .await;
+    arena.leaves("demo", (0, 3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,11 +60,7 @@ async fn a_cluster_that_lost_all_its_volumes_is_reported_and_never_formed_anew()
     sleep(&arena).await;
     let all = ListParams::default().labels("quorate.dev/cluster=demo");
     arena.claims().delete_collection(&DeleteParams::default(), &all).await.expect("deletions");
-    eventually_in(PATIENCE, "the volumes are gone", async || match arena.leftovers("demo").await? {
-        (0, 0) => Ok(()),
-        (_, claims) => Err(format!("{claims} claims")),
-    })
-    .await;
+    arena.leaves("demo", (0, 0)).await;
 
     arena.patch("demo", "{\"hibernated\":false}").await;
     let status = eventually_in(PATIENCE, "the loss is reported", async || {

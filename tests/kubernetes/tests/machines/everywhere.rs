@@ -1,10 +1,8 @@
 //! The chart with its defaults: two operators that serve every namespace. It would serve those of other tests, too, so
 //! it is tried where one runs at a time.
 
-use quorate_kubernetes::arena::PATIENCE;
 use quorate_kubernetes::clients::SILENCE_MAX;
 use quorate_kubernetes::{Arena, Clients, THREE_COPIES};
-use quorate_tests::eventually_in;
 
 /// Not the name that README's line has: whatever the chart calls by it must bear this one.
 const RELEASE: &str = "anywhere";
@@ -44,11 +42,7 @@ async fn what_readme_installs_serves_every_namespace_and_lacks_no_right() {
     assert!(lacks.is_empty(), "a right is missing: {lacks:#?}");
 
     shop.kubectl(&["delete", "kvc", "demo", "--wait"]).await.good("kubectl delete");
-    eventually_in(PATIENCE, "the pods go and the volumes stay", async || match shop.leftovers("demo").await? {
-        (0, 4) => Ok(()),
-        (pods, claims) => Err(format!("{pods} pods and {claims} claims")),
-    })
-    .await;
+    shop.leaves("demo", (0, 4)).await;
     shop.end().await;
     system.end().await;
 }
