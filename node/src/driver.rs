@@ -40,7 +40,7 @@ use quorum::{ClusterId, Effect, Index, Input, Member, NodeId, Position, Refusal,
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::forward::Call;
-use crate::handle::{Ask, ChangeError, ReadError, Shared};
+use crate::handle::{Asked, ChangeError, ReadError, Shared};
 use crate::kv::Imported;
 use crate::node::Ended;
 use crate::peer::{Network, PeerEvent};
@@ -118,7 +118,7 @@ pub(crate) struct Parts {
     pub log: LogReader,
     pub world: Arc<dyn World>,
     pub applied: watch::Sender<Index>,
-    pub asks: mpsc::Receiver<Ask>,
+    pub asked: Asked,
     pub peers: mpsc::Receiver<PeerEvent<Imported>>,
     pub wal_events: mpsc::UnboundedReceiver<WalEvent>,
     pub calls: mpsc::UnboundedSender<Call>,
@@ -229,7 +229,7 @@ impl Stepped {
     /// node is to end, if it is.
     pub(crate) fn turn(&mut self, now: Instant, mut ticks: bool) -> Option<Ended> {
         loop {
-            self.queues.take(&mut self.turn);
+            self.queues.take(&mut self.turn, self.driver.gathers() && !ticks);
             let stop = *self.queues.stop.borrow_and_update();
             if let Some(ended) = self.driver.turn(now, &mut self.turn, ticks, stop) {
                 self.queues.refuse_the_rest();
@@ -238,7 +238,8 @@ impl Stepped {
                 return Some(ended);
             }
             ticks = false;
-            if !self.driver.has_backlog() {
+            let gathered = !self.driver.gathers() && !self.queues.asked.writes.is_empty();
+            if !self.driver.has_backlog() && !gathered {
                 return None;
             }
         }
@@ -255,7 +256,7 @@ impl Driver {
         let (done_tx, done) = mpsc::unbounded_channel();
         let metrics = parts.shared.metrics.clone();
         let stop = parts.shared.stop.subscribe();
-        let queues = Queues { asks: parts.asks, peers: parts.peers, wal: parts.wal_events, done, stop };
+        let queues = Queues { asked: parts.asked, peers: parts.peers, wal: parts.wal_events, done, stop };
         let last_written = parts.replica.last().index;
         let driver = Driver {
             replica: parts.replica,
@@ -316,16 +317,25 @@ impl Driver {
         let mut tick = tokio::time::Instant::now();
         let mut turn = Turn::default();
         loop {
+            let gathers = self.gathers();
             if !self.has_backlog() {
-                queues.next(&mut turn, tick).await;
+                queues.next(&mut turn, tick, gathers).await;
+                if self.has_company(&turn) {
+                    tokio::task::yield_now().await;
+                    queues.take(&mut turn, gathers);
+                }
             } else {
                 // More to apply: look at the queues without sleeping, so that neither starves
                 // the other, nor other tasks.
                 tokio::task::yield_now().await;
-                queues.take(&mut turn);
+                queues.take(&mut turn, gathers);
             }
             self.shared.pause.over().await;
             let ticks = tokio::time::Instant::now() >= tick;
+            if ticks {
+                // Whatever the writes under way wait for, nobody waits behind them for longer than this.
+                queues.take(&mut turn, false);
+            }
             let stop = *queues.stop.borrow_and_update();
             if let Some(ended) = self.turn(Instant::now(), &mut turn, ticks, stop) {
                 return self.shut_down(ended, queues, network).await;
@@ -367,9 +377,29 @@ impl Driver {
         for event in turn.peers.drain(..) {
             self.on_peer_event(event);
         }
-        if !turn.asks.is_empty() {
-            self.on_asks(&mut turn.asks);
-        }
+        self.on_writes(&mut turn.writes);
+        self.on_asks(&mut turn.asks);
+    }
+
+    /// Whether writes that arrive now wait for those under way, and then become one group: as long as a group takes, the
+    /// next one gathers. A group costs every node a turn, a write and a sync, and the leader a message to each, whatever
+    /// its size; so few and large ones leave the machine more time for clients than many small ones, and a write hardly
+    /// waits longer than it would for the line and the disk of the follower that counts, which are busy with the group
+    /// before. Not over a long line, which must be kept full, nor behind so much that what a group costs no longer
+    /// matters.
+    fn gathers(&self) -> bool {
+        self.replica.role() == Role::Leader
+            && self.acknowledged < self.replica.last().index
+            && self.waiters.bytes() < BATCH_BYTES
+            && !self.replica.pipelines()
+    }
+
+    /// Whether clients have asked for something and others are likely to be about to: then these are let come along, since
+    /// a turn for all of them costs little more than one for the first. Not where one client works alone.
+    fn has_company(&self, turn: &Turn) -> bool {
+        let asked = turn.writes.len() + turn.asks.len();
+        let alone = asked == 1 && self.waiters.len() + self.barriers_waiting == 0;
+        asked > 0 && !alone && turn.peers.is_empty() && turn.wal.is_empty()
     }
 
     fn time(&self) -> Time {

@@ -30,14 +30,12 @@ use crate::options::NodeOptions;
 
 pub use answers::{ChangeError, Consistency, ReadError, WriteError, WriteOptions, Written};
 pub(crate) use intake::Held;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Asked, Shared};
 pub use state::{NodeState, PeerState};
 
-/// What the driver is asked.
+/// What the driver is asked beside writes.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// Append a command.
-    Write(WriteAsk),
     /// Confirm leadership and name the index a read must see.
     Barrier(oneshot::Sender<Result<Index, ReadError>>),
     /// Change the configuration.
@@ -333,8 +331,7 @@ impl Handle {
 
     fn enqueue_at(&self, payload: Bytes, frees_space: bool, copies: Option<usize>, arrived: Instant) -> Pending {
         let (reply, receiver) = oneshot::channel();
-        let ask = Ask::Write(WriteAsk { payload, frees_space, copies, arrived, reply });
-        match self.shared.asks.try_send(ask) {
+        match self.shared.writes.try_send(WriteAsk { payload, frees_space, copies, arrived, reply }) {
             Ok(()) => Pending::Asked(receiver),
             Err(mpsc::error::TrySendError::Full(_)) => Pending::Known(Some(Err(WriteError::Overloaded))),
             Err(mpsc::error::TrySendError::Closed(_)) => Pending::Known(Some(Err(WriteError::Stopping))),

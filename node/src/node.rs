@@ -212,7 +212,7 @@ impl Parted {
             Snapshots(store.clone()),
         );
         let forward = Arc::new(PeerForward(network.clone()));
-        let (shared, asks, applied) = Shared::begin(options, me.clone(), incarnation, store, metrics, forward);
+        let (shared, asked, applied) = Shared::begin(options, me.clone(), incarnation, store, metrics, forward);
         let handle = Handle { shared: shared.clone() };
         let options = handle.options();
         let targets: Vec<String> = options.join.iter().cloned().chain(known_peers).collect();
@@ -230,7 +230,7 @@ impl Parted {
             log: reader,
             world: Arc::new(Real(network.clone())),
             applied,
-            asks,
+            asked,
             peers,
             wal_events,
             calls: calls_tx,

@@ -122,7 +122,7 @@ impl Machine {
         let (wal, turns) = Wal::detached(log, vote, grounds.metrics.clone());
         let reader = wal.reader();
         let (peer_tx, peers) = mpsc::channel(QUEUE);
-        let (shared, asks, applied) =
+        let (shared, asked, applied) =
             Shared::begin(options, me.clone(), incarnation, store, grounds.metrics.clone(), Arc::new(Nowhere));
         let handle = Handle { shared: shared.clone() };
         let (calls_tx, calls) = mpsc::unbounded_channel();
@@ -138,7 +138,7 @@ impl Machine {
             log: reader.clone(),
             world: grounds.world.clone(),
             applied,
-            asks,
+            asked,
             peers,
             wal_events,
             calls: calls_tx,

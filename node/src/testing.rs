@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 #[cfg(test)]
 use crate::handle::ChangeError;
-use crate::handle::{Ask, Forward, Handle, NodeState, ReadError, Shared, WriteError, Written};
+use crate::handle::{Ask, Asked, Forward, Handle, NodeState, ReadError, Shared, WriteAsk, WriteError, Written};
 #[cfg(test)]
 use crate::kv::MemoryHome;
 use crate::kv::{Applied, Store};
@@ -129,13 +129,14 @@ fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn
         waits_for: None,
     };
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let (shared, mut received, applied) = Shared::begin(options, member(1), 1, store.clone(), metrics, forward);
+    let (shared, Asked { mut asks, mut writes }, applied) =
+        Shared::begin(options, member(1), 1, store.clone(), metrics, forward);
     shared.state.store(Arc::new(state));
     tokio::spawn(async move {
         let mut index = Index(0);
-        while let Some(ask) = received.recv().await {
-            match ask {
-                Ask::Write(write) => {
+        loop {
+            tokio::select! {
+                Some(write) = writes.recv() => {
                     index = index.next();
                     let position = quorum::Position { term: Term(1), index };
                     let Applied { outcome, first } = store.apply_command(position, &write.payload);
@@ -144,15 +145,12 @@ fn handle_of(role: Role, adjust: impl FnOnce(&mut NodeOptions), forward: Arc<dyn
                     let written = Written { outcome, revision, term: 1, copies: 2, followers: 2, repeated };
                     let _ = write.reply.send(Ok(written));
                 }
-                Ask::Barrier(reply) => {
-                    let _ = reply.send(Ok(index));
-                }
-                Ask::Change(_, reply) => {
-                    let _ = reply.send(Ok(2));
-                }
-                Ask::Transfer(_, reply) | Ask::Campaign(reply) => {
-                    let _ = reply.send(Ok(()));
-                }
+                Some(ask) = asks.recv() => match ask {
+                    Ask::Barrier(reply) => drop(reply.send(Ok(index))),
+                    Ask::Change(_, reply) => drop(reply.send(Ok(2))),
+                    Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Ok(()))),
+                },
+                else => break,
             }
         }
     });
@@ -169,16 +167,19 @@ pub(crate) fn handle_over(store: Store) -> Handle {
 #[cfg(test)]
 pub(crate) fn refusing(write: WriteError, read: ReadError, change: ChangeError) -> Handle {
     let handle = handle(Role::Leader, |_| {});
-    let (asks, mut received) = mpsc::channel(16);
+    let ((asks, mut asked), (writes, mut written)) = (mpsc::channel(16), mpsc::channel::<WriteAsk>(16));
     let mut shared = Arc::try_unwrap(handle.shared).unwrap_or_else(|_| panic!("one owner"));
-    shared.asks = asks;
+    (shared.asks, shared.writes) = (asks, writes);
     tokio::spawn(async move {
-        while let Some(ask) = received.recv().await {
-            match ask {
-                Ask::Write(ask) => drop(ask.reply.send(Err(write.clone()))),
-                Ask::Barrier(reply) => drop(reply.send(Err(read.clone()))),
-                Ask::Change(_, reply) => drop(reply.send(Err(change.clone()))),
-                Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Err(change.clone()))),
+        loop {
+            tokio::select! {
+                Some(ask) = written.recv() => drop(ask.reply.send(Err(write.clone()))),
+                Some(ask) = asked.recv() => match ask {
+                    Ask::Barrier(reply) => drop(reply.send(Err(read.clone()))),
+                    Ask::Change(_, reply) => drop(reply.send(Err(change.clone()))),
+                    Ask::Transfer(_, reply) | Ask::Campaign(reply) => drop(reply.send(Err(change.clone()))),
+                },
+                else => break,
             }
         }
     });

@@ -79,10 +79,15 @@ impl Progress {
     /// Whether another append may leave. The window is that of a long line, which this one may be known to be.
     pub(crate) fn has_room(&self, window: usize, known_long: bool) -> bool {
         match self.pace {
-            Pace::Stream if known_long || self.line.is_long() => self.in_flight.len() < window,
+            Pace::Stream if known_long || self.is_over_a_long_line() => self.in_flight.len() < window,
             Pace::Probe | Pace::Stream => self.in_flight.is_empty(),
             Pace::Snapshot => false,
         }
+    }
+
+    /// Whether appends leave before earlier ones are answered.
+    pub(crate) fn is_over_a_long_line(&self) -> bool {
+        self.line.is_long()
     }
 
     /// An append up to `last` left.

@@ -18,7 +18,7 @@ use crate::effect::{Effect, Refusal};
 use crate::input::Input;
 use crate::log::Log;
 use crate::message::{Body, Head, Kind, Message};
-use crate::progress::Pace;
+use crate::progress::{Pace, Progress};
 use crate::promise::Promises;
 use crate::settings::{Dice, Settings};
 use crate::types::{Index, NodeId, Position, Role, Term, Time, Token};
@@ -310,6 +310,13 @@ impl Replica {
             behind_since: p.behind_since,
             in_snapshot: p.pace == Pace::Snapshot,
         })
+    }
+
+    /// Whether appends to some member leave before earlier ones are answered, as a long line asks for.
+    #[must_use]
+    pub fn pipelines(&self) -> bool {
+        let long = |leader: &Leader| leader.peers.values().any(Progress::is_over_a_long_line);
+        self.settings.long_lines || self.as_leader().is_some_and(long)
     }
 
     fn as_leader(&self) -> Option<&Leader> {

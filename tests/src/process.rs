@@ -183,10 +183,16 @@ impl Node {
     /// Bytes of memory it holds.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
+        self.system_says("VmRSS").trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10
+    }
+
+    /// What the system says of the process under this name (`/proc/PID/status`); nothing if it has no such line.
+    #[must_use]
+    pub fn system_says(&self, name: &str) -> String {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10
+        let value = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().trim().to_owned()
     }
 
     /// Where it logs to.

@@ -14,11 +14,9 @@ use crate::storage::record;
 
 impl Driver {
     pub(super) fn on_asks(&mut self, asks: &mut Vec<Ask>) {
-        let mut writes = Vec::with_capacity(asks.len());
         let mut reads = Vec::new();
         for ask in asks.drain(..) {
             match ask {
-                Ask::Write(write) => writes.push(write),
                 Ask::Barrier(reply) if self.barriers_waiting + reads.len() >= BARRIERS_MAX => {
                     drop(reply.send(Err(ReadError::Overloaded)));
                 }
@@ -28,7 +26,6 @@ impl Driver {
                 Ask::Campaign(reply) => self.on_campaign(reply),
             }
         }
-        self.on_writes(writes);
         if !reads.is_empty() {
             self.next_read += 1;
             let id = self.next_read;
@@ -39,10 +36,10 @@ impl Driver {
     }
 
     /// Takes writes, forwarded ones included.
-    fn on_writes(&mut self, writes: Vec<WriteAsk>) {
+    pub(super) fn on_writes(&mut self, writes: &mut Vec<WriteAsk>) {
         let mut batch: Vec<WriteAsk> = Vec::with_capacity(writes.len());
         let mut bytes = 0;
-        for write in writes {
+        for write in writes.drain(..) {
             if let Err(error) = self.admit(&write, batch.len(), bytes) {
                 self.refuse(write, error);
                 continue;

@@ -10,7 +10,7 @@ use quorum::{Index, Member};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::intake::Intake;
-use super::{Ask, Forward, NodeState};
+use super::{Ask, Forward, NodeState, WriteAsk};
 use crate::kv::Store;
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
@@ -26,12 +26,20 @@ pub(crate) struct Shared {
     pub state: ArcSwap<NodeState>,
     pub applied: watch::Receiver<Index>,
     pub asks: mpsc::Sender<Ask>,
+    pub writes: mpsc::Sender<WriteAsk>,
     pub forward: Arc<dyn Forward>,
     pub intake: Arc<Intake>,
     pub stop: watch::Sender<bool>,
     /// Whether the whole cluster is going down.
     pub no_heir: AtomicBool,
     pub pause: Pause,
+}
+
+/// The driver's ends of what it is asked. Writes have a queue of their own: they may have to wait for those before them,
+/// while a read or a change need not.
+pub(crate) struct Asked {
+    pub asks: mpsc::Receiver<Ask>,
+    pub writes: mpsc::Receiver<WriteAsk>,
 }
 
 impl Shared {
@@ -49,8 +57,9 @@ impl Shared {
         store: Store,
         metrics: Arc<Metrics>,
         forward: Arc<dyn Forward>,
-    ) -> (Arc<Shared>, mpsc::Receiver<Ask>, watch::Sender<Index>) {
+    ) -> (Arc<Shared>, Asked, watch::Sender<Index>) {
         let (asks, asked) = mpsc::channel(options.limits.in_flight_writes);
+        let (writes, written) = mpsc::channel(options.limits.in_flight_writes);
         let (applied_tx, applied) = watch::channel(store.applied().index);
         let shared = Shared {
             intake: Intake::new(&options.limits),
@@ -62,12 +71,13 @@ impl Shared {
             state: ArcSwap::from_pointee(NodeState::blank()),
             applied,
             asks,
+            writes,
             forward,
             stop: watch::channel(false).0,
             no_heir: AtomicBool::new(false),
             pause: Pause::default(),
         };
-        (Arc::new(shared), asked, applied_tx)
+        (Arc::new(shared), Asked { asks: asked, writes: written }, applied_tx)
     }
 }
 

@@ -14,8 +14,9 @@ use quorum::bugs::{self, Bug};
 use super::Item;
 use super::command::{Condition, Outcome, Parsed, RawValue};
 use super::engine::{EngineError, Graves};
+use super::map::{Map, Place};
 use super::once::Rows;
-use super::overlay::{HeadCache, KeyHead, Map, Tables, Version, cost};
+use super::overlay::{HeadCache, KeyHead, Tables, Version, cost};
 use super::value::Value;
 
 /// Values up to this size are copied out of the payload: a small value would otherwise keep a whole network frame alive
@@ -27,7 +28,7 @@ pub(super) struct Applying<'a> {
     tables: &'a Tables,
     heads: &'a HeadCache,
     views: &'a BTreeMap<u64, usize>,
-    map: RwLockWriteGuard<'a, Map>,
+    map: RwLockWriteGuard<'a, Map<Version>>,
     payload: &'a Bytes,
     revision: u64,
     /// Deletions that the engine has from beyond the position it was opened at: see [`Known`].
@@ -60,9 +61,18 @@ pub(super) struct Applying<'a> {
 #[derive(Clone, Copy)]
 enum Known {
     /// Its state.
-    Here(Option<KeyHead>),
+    Here(Here),
     /// Its state includes this entry's effect.
     Ahead,
+}
+
+/// A key's state before a write.
+#[derive(Clone, Copy)]
+struct Here {
+    /// What is stored under it.
+    head: Option<KeyHead>,
+    /// Where the table that is written has it.
+    place: Option<Place>,
 }
 
 /// What a command led to.
@@ -127,24 +137,24 @@ impl<'a> Applying<'a> {
     fn command(&mut self, command: Parsed<'_>) -> Result<Outcome, EngineError> {
         match command {
             Parsed::Put { key, value, condition } => {
-                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::Put { version: 0 }) };
-                if let Some(failed) = refused(condition, head) {
+                let Known::Here(here) = self.known(key)? else { return Ok(Outcome::Put { version: 0 }) };
+                if let Some(failed) = refused(condition, here.head) {
                     return Ok(failed);
                 }
-                Ok(Outcome::Put { version: self.put(key, head, self.owned(value)) })
+                Ok(Outcome::Put { version: self.put(key, here, self.owned(value)) })
             }
             Parsed::Delete { key, condition } => {
-                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::Deleted { count: 0 }) };
-                if let Some(failed) = refused(condition, head) {
+                let Known::Here(here) = self.known(key)? else { return Ok(Outcome::Deleted { count: 0 }) };
+                if let Some(failed) = refused(condition, here.head) {
                     return Ok(failed);
                 }
-                Ok(Outcome::Deleted { count: self.delete(key, head) })
+                Ok(Outcome::Deleted { count: self.delete(key, here) })
             }
             Parsed::PutMany(pairs) => {
                 let mut version = 0;
                 for (key, value) in pairs {
-                    if let Known::Here(head) = self.known(key)? {
-                        version = self.put(key, head, self.owned(value));
+                    if let Known::Here(here) = self.known(key)? {
+                        version = self.put(key, here, self.owned(value));
                     }
                 }
                 Ok(Outcome::Put { version })
@@ -152,20 +162,20 @@ impl<'a> Applying<'a> {
             Parsed::DeleteMany(keys) => {
                 let mut count = 0;
                 for key in keys {
-                    if let Known::Here(head) = self.known(key)? {
-                        count += self.delete(key, head);
+                    if let Known::Here(here) = self.known(key)? {
+                        count += self.delete(key, here);
                     }
                 }
                 Ok(Outcome::Deleted { count })
             }
             Parsed::Increment { key, by } => {
-                let Known::Here(head) = self.known(key)? else { return Ok(Outcome::NotANumber) };
-                let number = head.map_or(Some(0), |head| head.number);
+                let Known::Here(here) = self.known(key)? else { return Ok(Outcome::NotANumber) };
+                let number = here.head.map_or(Some(0), |head| head.number);
                 let Some(value) = number.and_then(|number| number.checked_add(by)) else {
                     return Ok(Outcome::NotANumber);
                 };
                 let text = Bytes::copy_from_slice(itoa::Buffer::new().format(value).as_bytes());
-                Ok(Outcome::Incremented { value, version: self.put(key, head, Value::bytes(text)) })
+                Ok(Outcome::Incremented { value, version: self.put(key, here, Value::bytes(text)) })
             }
             // None is inside another: see `Parsed::read`.
             Parsed::Once(_) => Ok(Outcome::Unreadable),
@@ -175,13 +185,14 @@ impl<'a> Applying<'a> {
     /// What is known of a key, from the nearest place that knows it. What the overlay has was written by this
     /// run of the node, in order.
     fn known(&mut self, key: &[u8]) -> Result<Known, EngineError> {
-        if let Some(version) = self.map.get(key) {
-            return Ok(Known::Here(version.item.as_ref().map(KeyHead::of)));
+        let state = |version: &Version| version.item.as_ref().map(KeyHead::of);
+        if let Some(place) = self.map.find(key) {
+            return Ok(Known::Here(Here { head: state(self.map.at(place)), place: Some(place) }));
         }
         if let Some(frozen) = &self.tables.frozen
             && let Some(version) = frozen.map.read().get(key)
         {
-            return Ok(Known::Here(version.item.as_ref().map(KeyHead::of)));
+            return Ok(Known::Here(Here { head: state(version), place: None }));
         }
         let head = self.stored(key)?;
         let revision = match head {
@@ -190,7 +201,7 @@ impl<'a> Applying<'a> {
             None => self.graves.get(key).copied().unwrap_or(0),
         };
         let ahead = revision >= self.revision && !bugs::is_on(Bug::ReplayRepeatsEffects);
-        Ok(if ahead { Known::Ahead } else { Known::Here(head) })
+        Ok(if ahead { Known::Ahead } else { Known::Here(Here { head, place: None }) })
     }
 
     /// What the engine has.
@@ -205,8 +216,8 @@ impl<'a> Applying<'a> {
         Ok(item.as_ref().map(KeyHead::of))
     }
 
-    fn put(&mut self, key: &[u8], head: Option<KeyHead>, value: Value) -> u64 {
-        let version = match head {
+    fn put(&mut self, key: &[u8], here: Here, value: Value) -> u64 {
+        let version = match here.head {
             // Named before in this very command: one write.
             Some(head) if head.revision == self.revision => head.version,
             Some(head) => head.version + 1,
@@ -215,16 +226,16 @@ impl<'a> Applying<'a> {
                 1
             }
         };
-        self.write(key, head.is_some(), Some(Item { value, revision: self.revision, version }));
+        self.write(key, here, Some(Item { value, revision: self.revision, version }));
         version
     }
 
-    fn delete(&mut self, key: &[u8], head: Option<KeyHead>) -> u64 {
-        if head.is_none() {
+    fn delete(&mut self, key: &[u8], here: Here) -> u64 {
+        if here.head.is_none() {
             return 0;
         }
         self.keys -= 1;
-        self.write(key, true, None);
+        self.write(key, here, None);
         1
     }
 
@@ -237,14 +248,16 @@ impl<'a> Applying<'a> {
         Value { kind: value.kind, data }
     }
 
-    /// `existed`: whether the key is there before this write, in whichever layer.
-    fn write(&mut self, key: &[u8], existed: bool, item: Option<Item>) {
+    fn write(&mut self, key: &[u8], here: Here, item: Option<Item>) {
         let revision = self.revision;
         self.grown += signed(cost(key, item.as_ref()));
-        let Some(newest) = self.map.get_mut(key) else {
+        let Some(place) = here.place else {
+            // What the layers below have, if anything.
+            let existed = here.head.is_some();
             self.map.insert(Bytes::copy_from_slice(key), Version { revision, item, existed, older: None });
             return;
         };
+        let newest = self.map.at_mut(place);
         let existed = newest.existed;
         let mut old = std::mem::replace(newest, Version { revision, item, existed, older: None });
         self.grown -= prune(key, &mut old.older, old.revision, self.views);

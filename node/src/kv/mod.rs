@@ -16,6 +16,7 @@ mod command;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod map;
 mod once;
 mod overlay;
 mod reads;

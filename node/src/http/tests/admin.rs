@@ -34,7 +34,7 @@ fn recording() -> (Handle, Kept<Change>, Kept<Option<NodeId>>) {
                     let _ = reply.send(Ok(()));
                 }
                 Ask::Campaign(reply) => drop(reply.send(Ok(()))),
-                Ask::Write(_) | Ask::Barrier(_) => {}
+                Ask::Barrier(_) => {}
             }
         }
     });

@@ -198,7 +198,7 @@ impl Shared {
         }
         // Nobody writes a frozen table, so holding its lock holds nobody up.
         let map = table.map.read();
-        let mut rest = map.range::<[u8], _>((from.as_ref().map(Bytes::as_ref), Bound::Unbounded)).peekable();
+        let mut rest = map.from(from.as_ref().map(Bytes::as_ref)).peekable();
         while bytes < self.piece_bytes
             && let Some((key, version)) = rest.next()
         {
@@ -212,6 +212,7 @@ impl Shared {
             piece.push(Change { key, revision: version.revision, item });
         }
         let last = rest.peek().is_none() && added.as_slice().is_empty();
+        drop(rest);
         let next = if last {
             moving.forgotten.clone_from(forgotten);
             assert_eq!(count, goal.count, "keys in the engine at {}", goal.position);
