@@ -165,6 +165,8 @@ impl Hunt {
                 if plan.lease_reads {
                     plan.faults = vec![Fault::Lag, Fault::Bounce];
                     plan.fault_every = 1_000_000;
+                    // Another leader must be elected and have a write acknowledged while the lease still lasts.
+                    (plan.delay, plan.fsync) = ((100, 2_000), (200, 1_000));
                 }
                 (plan.keys, plan.clients, plan.request_timeout) = (dice.within(1, 2) as usize, 16, 500_000);
             }
